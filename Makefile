@@ -1,0 +1,50 @@
+# make study    run the study's notebooks at SCALE (smoke, laptop or paper) and write figures/index.html
+# make test     run every check: the notebooks, then the tests
+# make docs     build the documentation in _docs/
+# make export   write unnas/ and README.md from the notebooks in nbs/, and clean these
+# make readme   write README.md alone
+# make clean    remove what the others made: the environment, the site, smoke figures
+# Each first makes an environment in .venv where there is none.
+
+SCALE  ?= smoke
+PYTHON ?= python3
+bin    := .venv/bin
+ready  := .venv/.ready
+
+.PHONY: study test docs export readme clean
+
+study: $(ready)
+	@$(bin)/python -m tools.study $(SCALE)
+
+# Two workers of one thread each: on two cores more threads only get in each other's way.
+test: export OMP_NUM_THREADS = 1
+test: $(ready)
+	$(bin)/nbdev_test --n_workers 2 --timing --file_re '^([0-9]|index|tutorial)'
+	$(bin)/pytest tests/ -n 2
+
+docs: $(ready)
+	$(bin)/sphinx-build -q -W --keep-going -c docs -d _docs/doctrees nbs _docs/html
+	@echo "Open _docs/html/index.html in a browser."
+
+export: $(ready)
+	$(bin)/nbdev_export
+	$(bin)/jupyter nbconvert --log-level WARN --coalesce-streams --inplace nbs/*.ipynb
+	$(bin)/nbdev_clean
+	$(bin)/python -m tools.readme
+
+readme: $(ready)
+	$(bin)/python -m tools.readme
+
+# pip takes a half-copied package for an installed one. So where a set-up was cut short, and
+# .ready is missing, the environment is made afresh.
+$(ready): settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "unnas needs Python 3.11 or later; name one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv: some minutes and about 6 GB, most of it PyTorch."
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
+	@$(bin)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv _docs *.egg-info figures/smoke figures/index.html

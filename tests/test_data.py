@@ -1,0 +1,406 @@
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from unnas import data
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("UNNAS_DATA", raising=False)
+
+
+def photo(width=20, height=16, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8))
+
+
+def tree(root, classes=("apple", "pear"), splits=("train", "test"), count=6, size=(20, 16)):
+    for split in splits:
+        for kind in classes:
+            folder = root / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count): photo(*size, seed=number).save(folder / f"{number}.png")
+    return root
+
+
+def batches(dataset, *args, **options): return list(dataset.batches(*args, **options))
+
+
+# ---- any file becomes RGB
+
+def pixel(path): return data.read_image(path).getpixel((0, 0))
+
+
+def test_grey_bilevel_and_palette(tmp_path):
+    Image.new("L", (4, 4), 77).save(tmp_path / "l.png")
+    Image.new("1", (4, 4), 1).save(tmp_path / "1.png")
+    Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4).save(tmp_path / "p.gif")
+    assert pixel(tmp_path / "l.png") == (77, 77, 77)
+    assert pixel(tmp_path / "1.png") == (255, 255, 255)
+    assert np.abs(np.subtract(pixel(tmp_path / "p.gif"), (10, 200, 30))).max() <= 4
+
+
+def test_transparency_lies_on_white(tmp_path):
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGBA", (4, 4), (200, 0, 0, 128)).save(tmp_path / "half.png")
+    Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "grey.png")
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([9, 9, 9] * 256)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert pixel(tmp_path / "clear.png") == pixel(tmp_path / "grey.png") == pixel(tmp_path / "palette.png") == (255, 255, 255)
+    assert np.abs(np.subtract(pixel(tmp_path / "half.png"), (227, 127, 127))).max() <= 1
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 32768, 65535]], np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert np.asarray(data.read_image(tmp_path / name))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=95)
+    red, green, blue = pixel(tmp_path / "red.jpg")
+    assert red > 200 and green < 60 and blue < 60
+
+
+@pytest.mark.parametrize("orientation, corner", [(1, (0, 0)), (3, (1, 1)), (6, (1, 0)), (8, (0, 1)), (2, (1, 0))])
+def test_exif_orientation(tmp_path, orientation, corner):
+    image = Image.new("RGB", (32, 16), "black")
+    image.paste("white", (0, 0, 8, 8))   # the top left corner of the stored pixels
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    upright = data.read_image(tmp_path / "a.jpg")
+    assert upright.size == ((16, 32) if orientation in (6, 8) else (32, 16))
+    right, bottom = corner
+    x, y = right * (upright.width - 1), bottom * (upright.height - 1)
+    assert upright.getpixel((x, y))[0] > 200 and upright.getpixel((upright.width - 1 - x, upright.height - 1 - y))[0] < 60
+
+
+# ---- folders
+
+def test_a_wild_folder_loads(tmp_path):
+    root = tmp_path / "wild"
+    (root / "a" / "deep" / "deeper").mkdir(parents=True)
+    (root / "b").mkdir()
+    (root / ".hidden").mkdir()
+    photo().save(root / "a" / "one.JPG", format="JPEG")
+    photo(3, 90).convert("L").save(root / "a" / "deep" / "two.png")
+    photo(500, 4).convert("CMYK").save(root / "a" / "deep" / "deeper" / "three.jpeg")
+    photo(1, 1).convert("RGBA").save(root / "b" / "four.webp")
+    photo().save(root / "b" / "five.bmp")
+    photo().save(root / ".hidden" / "no.png")
+    (root / "b" / "._five.bmp").write_bytes(b"a resource fork")
+    (root / "readme.txt").write_text("not an image")
+    train, test = (data.load("imagefolder", split, root=root, image_size=24) for split in ("train", "test"))
+    assert len(train) == 4 and len(test) == 1 and train.classes == test.classes == ("a", "b")
+    assert not set(train.paths) & set(test.paths)
+    for crop in ("inception", "random"):
+        dataset = data.load("imagefolder", root=root, image_size=24, crop=crop)
+        for seed in (None, 0):
+            [(images, labels)] = batches(dataset, 8, seed=seed)
+            assert images.shape == (4, 3, 24, 24) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+
+
+def test_loose_images_have_no_labels(tmp_path):
+    for number in range(5): photo(seed=number).save(tmp_path / f"{number}.png")
+    dataset = data.load("imagefolder", root=tmp_path, image_size=16)
+    with pytest.raises(data.NoLabels): dataset.labels
+    assert batches(dataset, 4)[0][1] is None
+    with pytest.raises(ValueError, match="class folder"): data.load("imagenet22k", root=tmp_path)
+
+
+def test_broken_files_are_listed_and_skipped_up_to_a_limit(tmp_path):
+    root = tree(tmp_path / "d", count=20, splits=("train", "test"), size=(64, 64))
+    whole = (root / "train" / "apple" / "3.png").read_bytes()
+    (root / "train" / "apple" / "3.png").write_bytes(whole[:len(whole) // 2])
+    photo(64, 64).save(root / "train" / "pear" / "cut.jpg")
+    whole = (root / "train" / "pear" / "cut.jpg").read_bytes()
+    (root / "train" / "pear" / "cut.jpg").write_bytes(whole[:len(whole) // 2])
+    (root / "train" / "pear" / "zero.png").write_bytes(b"")
+    for _ in range(2):   # found the first time, remembered the second
+        with pytest.warns(UserWarning, match="apple/3.png"): dataset = data.load("imagefolder", root=root, image_size=16)
+        assert sorted(dataset.skipped) == ["apple/3.png", "pear/cut.jpg", "pear/zero.png"] and len(dataset) == 39
+    batches(dataset, 39)
+    for number in range(8): (root / "train" / "pear" / f"bad{number}.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match="11 of 50 images cannot be read"): data.load("imagefolder", root=root)
+
+
+def test_no_usable_image(tmp_path):
+    with pytest.raises(ValueError, match="no usable image"): data.load("imagefolder", root=tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match="no usable image.*a.png"): data.load("imagefolder", root=tmp_path)
+
+
+def test_splits_of_a_folder(tmp_path):
+    root = tree(tmp_path / "d", splits=("train", "val"))
+    (root / "val" / "quince").mkdir()
+    photo().save(root / "val" / "quince" / "0.png")
+    train, test = data.load("imagenet", root=root), data.load("imagenet", "val", root=root)
+    assert (len(train), len(test), test.split, train.image_size) == (12, 13, "test", 224)
+    assert train.classes == test.classes == ("apple", "pear", "quince") and test.labels[-1] == 2
+    only = tree(tmp_path / "e", splits=("train",), count=10)
+    train, test = data.load("imagenet22k", root=only, seed=3), data.load("imagenet22k", "test", root=only, seed=3)
+    assert len(test) == 2 and len(train) == 18 and not set(train.paths) & set(test.paths)
+    assert test.paths != data.load("imagenet22k", "test", root=only, seed=4).paths
+
+
+def test_workers_do_not_change_batches(tmp_path):
+    root = tree(tmp_path / "d", count=6, size=(40, 30))
+    dataset = data.load("imagefolder", root=root, image_size=16)
+    here, there = batches(dataset, 5, seed=7), batches(dataset, 5, seed=7, workers=2)
+    assert len(here) == len(there) == 3
+    for a, b in zip(here, there): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+    other = batches(dataset, 5, seed=8)
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(here, other))
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path):
+    dataset = data.load("imagefolder", root=tree(tmp_path / "d"), image_size=16)
+    before = torch.random.get_rng_state().clone()
+    batches(dataset, 4, seed=0)
+    data.load("synthetic-objects", num_images=10, image_size=16).halves(0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_crops_show_the_image(tmp_path):
+    # a horizontal ramp: the value tells the column, so each crop says which box it came from
+    ramp = np.broadcast_to(np.linspace(0, 255, 512, dtype=np.float32)[None, :, None], (256, 512, 3)).astype(np.uint8)
+    for name in ("a", "b", "c"): Image.fromarray(ramp).save(tmp_path / f"{name}.png")
+    for crop, size, edges in (("inception", 224, (144 / 2, 367 / 2)), ("random", 255, (128.5 / 2, 382.5 / 2))):
+        dataset = data.load("imagefolder", root=tmp_path, image_size=size, crop=crop)
+        image = batches(dataset, 2)[0][0][0, 0].float().mean(0)
+        assert abs(image[0] - edges[0]) < 1.5 and abs(image[-1] - edges[1]) < 1.5
+        starts = {int(batches(dataset, 2, seed=seed)[0][0][0, 0, 0, 0]) for seed in range(10)}
+        assert len(starts) > 5
+
+
+def test_shrink_folder(tmp_path):
+    root = tree(tmp_path / "d", size=(90, 60), count=3)
+    assert data.shrink_folder(root, tmp_path / "small", short_side=30) == 12
+    assert Image.open(tmp_path / "small" / "train" / "apple" / "0.png.jpg").size == (45, 30)
+    assert len(data.load("imagenet", root=tmp_path / "small", image_size=16)) == 6
+
+
+# ---- what datasets have in common
+
+@pytest.fixture(params=["tensor", "folder"])
+def dataset(request, tmp_path):
+    if request.param == "tensor": return data.load("synthetic-objects", num_images=23, image_size=16)
+    return data.load("imagenet", root=tree(tmp_path / "set", count=12), image_size=16).subset(range(23))
+
+
+def test_halves_are_disjoint_and_cover(dataset):
+    first, second = dataset.halves(seed=1)
+    assert (len(first), len(second)) == (11, 12)
+    assert sorted(first.indices.tolist() + second.indices.tolist()) == list(range(23))
+    assert first.indices.tolist() == dataset.halves(seed=1)[0].indices.tolist() != dataset.halves(seed=2)[0].indices.tolist()
+
+
+def test_shards_partition_every_batch(dataset):
+    dataset = dataset.subset(range(17))
+    whole = batches(dataset, 8, seed=2)
+    shards = [batches(dataset, 8, seed=2, shard=(rank, 3)) for rank in range(3)]
+    assert [len(images) for images, _ in whole] == [8, 8, 1] and all(len(shard) == 3 for shard in shards)
+    for number, (images, labels) in enumerate(whole):
+        parts = torch.cat([shard[number][0] for shard in shards]), torch.cat([shard[number][1] for shard in shards])
+        key = lambda images, labels: sorted((image.numpy().tobytes(), int(label)) for image, label in zip(images, labels))
+        assert key(images, labels) == key(*parts)
+
+
+def test_order_and_epochs(dataset):
+    plain, shuffled = (torch.cat([labels for _, labels in batches(dataset, 5, seed=seed)]) for seed in (None, 3))
+    assert torch.equal(plain, dataset.labels) and not torch.equal(plain, shuffled) and torch.equal(plain.sort().values, shuffled.sort().values)
+    assert dataset.num_batches(5) == 5 == len(batches(dataset, 5)) and dataset.num_batches(5, True) == 4 == len(batches(dataset, 5, drop_last=True))
+
+
+def test_unlabelled_has_no_labels_to_give(dataset):
+    blind = dataset.unlabelled()
+    for view in (blind, blind.subset([1, 2]), blind.halves(0)[1], blind.sample(5, 0)):
+        for attribute in ("labels", "num_classes", "classes", "label_maps"):
+            with pytest.raises((data.NoLabels, AttributeError)): getattr(view, attribute)
+        assert {labels for _, labels in view.batches(4)} == {None}
+    assert not any(isinstance(value, torch.Tensor) and torch.equal(value, dataset._labels) for value in vars(blind).values())
+    for (a, _), (b, _) in zip(dataset.batches(4, seed=1), blind.batches(4, seed=1)): assert torch.equal(a, b)
+
+
+def test_fingerprint_follows_the_content(dataset):
+    views = [dataset, dataset.subset([0, 1]), dataset.subset([1, 0]), dataset.resized(24), dataset.unlabelled(), *dataset.halves(0)]
+    assert len({view.fingerprint for view in views}) == len(views)
+    assert dataset.subset(range(23)).fingerprint == dataset.fingerprint
+
+
+def test_fingerprint_of_pixels_and_labels():
+    images, labels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [0, 1]
+    make = lambda images, labels: data.TensorImages("x", "train", images, labels, "ab")
+    changed = images.clone()
+    changed[1, 2, 7, 7] = 1
+    assert make(images, labels).fingerprint == make(images.clone(), labels).fingerprint
+    assert len({make(images, labels).fingerprint, make(changed, labels).fingerprint, make(images, [1, 0]).fingerprint}) == 3
+    assert make(images, labels).unlabelled().fingerprint == make(images, [1, 0]).unlabelled().fingerprint != make(changed, labels).unlabelled().fingerprint
+
+
+def test_fingerprint_of_folder_settings(tmp_path):
+    root = tree(tmp_path / "d")
+    load = lambda **options: data.load("imagefolder", root=root, **{"image_size": 16, **options}).fingerprint
+    assert load() == load() and len({load(), load(image_size=24), load(crop="random"), load(num_images=4), load(num_images=4, seed=1)}) == 5
+
+
+def test_resizing_is_the_area_mean():
+    images = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean = images.double().reshape(3, 3, 8, 2, 8, 2).mean((3, 5))
+    small = data.TensorImages("x", "train", images).resized(8).images
+    assert (small.double() - mean).abs().max() <= .5
+    constant = torch.full((1, 3, 16, 16), 200, dtype=torch.uint8)
+    assert (data.shrink_or_enlarge(constant, 37) == 200).all()
+
+
+# ---- synthetic data
+
+def content(name, **options):
+    dataset = data.load(name, **options)
+    return hashlib.sha256(dataset.images.numpy().tobytes() + dataset.labels.numpy().tobytes()).hexdigest()
+
+
+def test_synthetic_content_is_the_same_in_a_fresh_process(tmp_path):
+    code = ("import sys, tests.test_data as t\n"
+            "print([t.content(name, num_images=250, image_size=16, seed=5, cache=sys.argv[1]) for name in ('synthetic-objects', 'synthetic-streets')])")
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "other")], capture_output=True, text=True, check=True,
+                         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    assert run.stdout.strip() == str([content(name, num_images=250, image_size=16, seed=5) for name in ("synthetic-objects", "synthetic-streets")])
+
+
+PINNED = {"synthetic-objects": "137ca35145ab92d5", "synthetic-streets": "26964e1693b23a00"}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_synthetic_content_is_the_same_on_every_machine(name):
+    "If a change of the pictures was intended, raise data.SYNTHETIC_VERSION and pin the new value."
+    assert content(name, num_images=250, image_size=16)[:16] == PINNED[name]
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_synthetic_draws(name):
+    load = lambda split="train", **options: data.load(name, split, **{"num_images": 260, "image_size": 8, **options})
+    whole, begin, again = load(), load(num_images=100), load()
+    assert torch.equal(whole.images[:100], begin.images) and torch.equal(whole.labels[:100], begin.labels) and whole.fingerprint == again.fingerprint
+    assert not torch.equal(whole.images, load("test").images) and not torch.equal(whole.images, load(seed=1).images)
+    assert len({image.numpy().tobytes() for image in torch.cat([whole.images, load("test").images])}) == 520
+    counts = whole.labels.bincount()
+    assert len(counts) == whole.num_classes == len(whole.classes) and counts.min() >= counts.max() - 8
+
+
+@pytest.mark.parametrize("name", PINNED)
+@pytest.mark.parametrize("size", [8, 17, 64, 224])
+def test_synthetic_sizes_show_the_same_scene(name, size):
+    small, other = data.load(name, num_images=4, image_size=32), data.load(name, num_images=4, image_size=size)
+    assert other.images.shape == (4, 3, size, size) and other.image_size == size
+    assert (small.images.float().mean((2, 3)) - other.images.float().mean((2, 3))).abs().max() < 8
+
+
+def test_label_maps_are_train_ids():
+    dataset = data.load("synthetic-streets", num_images=100, image_size=32)
+    maps = dataset.label_maps
+    assert maps.shape == (100, 32, 32) and maps.dtype == torch.uint8
+    values = set(maps.unique().tolist())
+    assert values <= {*range(19), 255} and {0, 1, 2, 8, 10, 11, 13, 255} <= values
+    # sky is above the road, and the maps follow a subset
+    rows = torch.arange(32.)[None, :, None]
+    centre = lambda number: (rows * (maps == number)).sum() / (maps == number).sum()
+    assert centre(10) < centre(2) < centre(0)
+    assert torch.equal(dataset.subset([7, 3]).label_maps, maps[[7, 3]])
+    with pytest.raises(data.NoLabels): dataset.unlabelled().label_maps
+    with pytest.raises(data.NoLabels): data.load("synthetic-objects", num_images=2).label_maps
+
+
+def test_the_cache_is_used_and_survives_damage(tmp_path):
+    load = lambda: data.load("synthetic-objects", num_images=10, image_size=8, cache=tmp_path)
+    first = load()
+    [file] = tmp_path.iterdir()
+    stamp = file.stat().st_mtime_ns
+    assert torch.equal(load().images, first.images) and file.stat().st_mtime_ns == stamp
+    file.write_bytes(file.read_bytes()[:1000])
+    assert torch.equal(load().images, first.images) and file.stat().st_size > 1000 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="UNNAS_CACHE"): dataset = data.load("synthetic-objects", num_images=10, image_size=8, cache=tmp_path / "file")
+    assert len(dataset) == 10
+
+
+# ---- CIFAR-10
+
+def cifar_pickle(folder, name, seed, count=20):
+    rng = np.random.default_rng(seed)
+    pixels, labels = rng.integers(0, 256, (count, 3072)).astype(np.uint8), (np.arange(count) % 10).tolist()
+    (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": labels, b"filenames": [], b"batch_label": b""}))
+    return pixels
+
+
+def test_cifar_official_layout(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    parts = [cifar_pickle(folder, name, seed) for seed, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"])]
+    train, test = data.load("cifar10", root=tmp_path), data.load("cifar10", "test", root=tmp_path)
+    assert (len(train), len(test), train.num_classes, train.image_size) == (100, 20, 10, 32)
+    assert train.images[20].flatten().tolist() == parts[1][0].tolist() and test.images[3].flatten().tolist() == parts[5][3].tolist()
+    assert train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    small = data.load("cifar10", root=tmp_path, image_size=16, num_images=30, seed=2)
+    assert small.images.shape == (30, 3, 16, 16)
+    assert torch.equal(small.labels, data.load("cifar10", root=tmp_path, num_images=30, seed=2).labels)
+
+
+def test_cifar_tree_layout(tmp_path, monkeypatch):
+    root = tree(tmp_path / "cifar10", classes=data.CIFAR_CLASSES, count=2, size=(32, 32))
+    monkeypatch.setenv("UNNAS_DATA", str(tmp_path))
+    train = data.load("cifar10")
+    assert len(train) == 20 and train.labels.tolist() == sorted([*range(10)] * 2) and train.classes[3] == "cat"
+    assert np.array_equal(train.images[1].permute(1, 2, 0), np.asarray(photo(32, 32, seed=1)))
+    assert torch.equal(train.images, data.load("cifar10").images)
+    photo(32, 32, seed=9).save(root / "train" / "ship" / "9.png")
+    assert len(data.load("cifar10")) == 21
+    photo(33, 32).save(root / "test" / "ship" / "9.png")
+    with pytest.raises(ValueError, match="not 32 x 32"): data.load("cifar10", "test")
+
+
+def test_cifar_without_files_or_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", (tmp_path / "nowhere.tar.gz").as_uri())
+    with pytest.raises(FileNotFoundError, match="cifar-10-batches-py"): data.load("cifar10", root=tmp_path / "empty")
+
+
+# ---- errors say what to do
+
+@pytest.mark.parametrize("options, words", [
+    (dict(name="cifar11"), "cifar11.*synthetic-objects"), (dict(split="dev"), "split='dev'"), (dict(crop="middle"), "crop='middle'.*inception"),
+    (dict(image_size=7), "image_size=7.*at least 8"), (dict(num_images=1), "num_images=1.*at least 2"), (dict(seed=-1), "seed=-1"),
+    (dict(name="imagefolder"), "root=None.*UNNAS_DATA"), (dict(name="cifar10"), "root=None.*cifar10/")])
+def test_parameters_that_make_no_sense(options, words):
+    with pytest.raises(ValueError, match=words): data.load(**{"name": "synthetic-objects", **options})
+
+
+def test_other_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"): data.load("imagenet", root=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="num_images=13.*12 images"): data.load("imagenet", root=tree(tmp_path / "d"), num_images=13)
+    toy = data.load("synthetic-objects", num_images=10, image_size=8)
+    with pytest.raises(ValueError, match="batch_size=11.*drop_last"): toy.batches(11, drop_last=True)
+    with pytest.raises(ValueError, match="batch_size=0"): toy.batches(0)
+    with pytest.raises(ValueError, match="shard"): toy.batches(5, shard=(2, 2))
+
+
+def test_register(monkeypatch):
+    monkeypatch.setattr(data, "DATASETS", dict(data.DATASETS))
+    pixels = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 3, 16, 16)
+    data.register("mine", lambda split, **options: data.TensorImages("mine", split, pixels, [0, 1, 0, 1, 0], ["a", "b"]))
+    mine = data.load("mine", "test", image_size=8, num_images=3)
+    assert mine.images.shape == (3, 3, 8, 8) and mine.split == "test"

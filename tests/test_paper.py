@@ -1,0 +1,63 @@
+"The published data: what other modules rely on."
+
+from unnas import paper
+
+OPERATIONS = {"none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"}
+
+
+def test_genotypes_are_cells_of_the_darts_space():
+    assert len(paper.GENOTYPES) == 17
+    for genotype in paper.GENOTYPES.values():
+        assert genotype["normal_concat"] == genotype["reduce_concat"] == (2, 3, 4, 5)
+        for cell in (genotype["normal"], genotype["reduce"]):
+            assert len(cell) == 8
+            assert all(operation in OPERATIONS and 0 <= state < 2 + slot // 2 for slot, (operation, state) in enumerate(cell))
+
+
+def test_genotype_values():
+    assert paper.GENOTYPES["darts"]["normal"] == (
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2))
+    assert paper.GENOTYPES["cityscapes_col"]["reduce"] == (("avg_pool_3x3", 1), ("avg_pool_3x3", 0)) * 3 + (("avg_pool_3x3", 1), ("skip_connect", 4))
+    assert paper.GENOTYPES["imagenet_rot"]["reduce"][-2:] == (("sep_conv_3x3", 4), ("sep_conv_5x5", 2))
+    assert paper.GENOTYPES["imagenet22k_cls"]["reduce"][4:6] == (("dil_conv_5x5", 3), ("dil_conv_5x5", 2))
+    assert paper.GENOTYPES["pdarts"]["normal"][-1] == ("dil_conv_5x5", 4)
+    assert len({str(genotype) for genotype in paper.GENOTYPES.values()}) == 17
+
+
+def test_every_search_setting_has_a_genotype_widths_and_rows():
+    searched = {f"{dataset}_{task}" for dataset, task in paper.SEARCH}
+    assert len(searched) == 12
+    for widths in paper.WIDTHS.values():
+        assert set(widths) == searched | {"darts"}
+    for table in (paper.TABLE1, paper.TABLE2):
+        own = {row.genotype: f"{row.search_dataset}_{row.search_task}" for row in table if row.genotype in searched}
+        assert set(own) == searched and all(key == name for key, name in own.items())
+
+
+def test_tables():
+    assert (len(paper.TABLE1), len(paper.TABLE2)) == (17, 13)
+    best = max(paper.TABLE2, key=lambda row: row.mean)
+    assert (best.genotype, best.mean, best.std, best.flops, best.parameters, best.valid) == ("cityscapes_jig", 74.1, 0.39, 128e9, 10.2e6, False)
+    assert [row.std for row in paper.TABLE1[:4]] == [None] * 4 and all(row.std > 0 for row in paper.TABLE1[4:])
+    assert sum(not row.valid for row in paper.TABLE1) == 5 and sum(not row.valid for row in paper.TABLE2) == 4
+    assert all(row.method.startswith("UnNAS") == (row.search_task in ("rot", "col", "jig")) for row in paper.TABLE1 + paper.TABLE2)
+    assert paper.table(paper.TABLE2).loc[12, ["mean", "valid"]].tolist() == [74.1, False]
+
+
+def test_rank_correlations():
+    assert {space: sorted(values) for space, values in paper.RHO.items()} == dict.fromkeys(["darts", "nasbench101"], ["cls", "col", "jig", "rot"])
+    for values in paper.RHO.values():
+        assert max(values, key=values.get) == "cls" and min(values, key=values.get) == "col"
+
+
+def test_settings():
+    assert len(paper.SAMPLES) == 16
+    sample = paper.SAMPLES["darts", "imagenet", "jig"]
+    assert (sample.width, sample.depth, sample.epochs, sample.lr, sample.batch_size, sample.input_shape) == (32, 22, 5, 0.0125, 32, (9, 3, 64, 64))
+    assert paper.SAMPLES["nasbench101", "imagenet", "cls"].precise_bn == 0
+    search = paper.SEARCH["imagenet22k", "rot"]
+    assert (search.lr, search.alpha_lr, search.batch_size, search.epochs, search.alpha_start) == (0.2, 6e-4, 128, 1, 0.0)
+    evaluation = paper.EVALUATION["imagenet"]
+    assert (evaluation.lr, evaluation.epochs, evaluation.batch_size, evaluation.label_smoothing) == (0.5, 250, 1024, 0.1)
+    assert all(setting.num_outputs == 313 and setting.in_channels == 1 for (*_, task), setting in (paper.SAMPLES | paper.SEARCH).items() if task == "col")

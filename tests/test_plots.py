@@ -1,0 +1,227 @@
+"Layout of cells checked by numbers, and figures checked by what is in them."
+
+from itertools import combinations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from unnas import paper, plots, stats
+
+
+def darts_graph(cell):
+    nodes = [(0, "$c_{k-2}$", "input"), (1, "$c_{k-1}$", "input"), *((i, str(i - 2), "state") for i in range(2, 6)), (6, "$c_k$", "output")]
+    return nodes, [(s, 2 + i // 2, o) for i, (o, s) in enumerate(cell)] + [(i, 6, "") for i in range(2, 6)]
+
+
+def random_cell(rng):
+    return [(list(paper.OPERATIONS.values())[rng.integers(8)], int(rng.integers(2 + slot // 2))) for slot in range(8)]
+
+
+def random_nasbench_graph(rng):
+    matrix = np.triu(rng.random((7, 7)) < 0.4, 1)
+    kinds = ["input", *["op"] * 5, "output"]
+    labels = ["input", *rng.choice(["conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"], 5), "output"]
+    return [(i, labels[i], kinds[i]) for i in range(7)], [(int(a), int(b), "") for a, b in zip(*np.nonzero(matrix))]
+
+
+PUBLISHED = [darts_graph(g[kind]) for g in paper.GENOTYPES.values() for kind in ("normal", "reduce")]
+RANDOM = [darts_graph(random_cell(np.random.default_rng(seed))) for seed in range(100)]
+NASBENCH = [random_nasbench_graph(np.random.default_rng(seed)) for seed in range(30)]
+
+
+def corners(box, margin=0.0):
+    return box.x - box.width / 2 - margin, box.x + box.width / 2 + margin, box.y - box.height / 2 - margin, box.y + box.height / 2 + margin
+
+
+def curve(points):
+    "Points along a line as it is drawn."
+    t = np.linspace(0, 1, 25)[:, None]
+    pieces = []
+    for index, (a, b) in enumerate(zip(points, points[1:])):
+        if index % 2:
+            c, d = np.array([(a[0] + b[0]) / 2, a[1]]), np.array([(a[0] + b[0]) / 2, b[1]])
+            pieces.append((1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * c + 3 * (1 - t) * t**2 * d + t**3 * b)
+        else:
+            pieces.append((1 - t) * a + t * b)
+    return np.concatenate(pieces)
+
+
+@pytest.mark.parametrize("graphs", [PUBLISHED, RANDOM, NASBENCH], ids=["published", "random", "nasbench"])
+def test_boxes_do_not_overlap_and_lines_pass_beside_them(graphs):
+    for nodes, edges in graphs:
+        layout = plots.cell_layout(nodes, edges)
+        assert len(layout.boxes) == len(nodes) + sum(bool(label) for *_, label in edges)
+        assert len(layout.lines) == sum(2 if label else 1 for *_, label in edges)
+        for a, b in combinations(layout.boxes.values(), 2):
+            left_a, right_a, top_a, bottom_a = corners(a, 0.03)
+            left_b, right_b, top_b, bottom_b = corners(b, 0.03)
+            assert right_a <= left_b or right_b <= left_a or bottom_a <= top_b or bottom_b <= top_a
+        for line in layout.lines:
+            path = curve(line.points)
+            for name, box in layout.boxes.items():
+                left, right, top, bottom = corners(box, 0.02)
+                inside = (path[:, 0] > left) & (path[:, 0] < right) & (path[:, 1] > top) & (path[:, 1] < bottom)
+                assert name in (line.source, line.target) or not inside.any()
+
+
+def test_lines_join_the_right_sides():
+    layout = plots.cell_layout(*PUBLISHED[0])
+    for line in layout.lines:
+        source, target = layout.boxes[line.source], layout.boxes[line.target]
+        assert np.allclose(line.points[0], (source.x + source.width / 2, source.y))
+        assert np.isclose(line.points[-1][0], target.x - target.width / 2)
+        assert abs(line.points[-1][1] - target.y) < target.height / 2
+        assert (np.diff(line.points[:, 0]) >= -1e-9).all()  # always from left to right
+
+
+def test_lines_that_enter_a_box_are_apart_and_do_not_cross_before_it():
+    for nodes, edges in RANDOM[:30]:
+        layout = plots.cell_layout(nodes, edges)
+        entering = sorted((line.points[-1][1], line.points[-3][1]) for line in layout.lines if line.target == 6)
+        assert np.all(np.diff([end for end, _ in entering]) > 0.05)
+        assert np.all(np.diff([before for _, before in entering]) > 0)
+
+
+def test_two_equal_inputs_give_two_boxes():
+    cell = [("sep_conv_3x3", 0), ("sep_conv_3x3", 0)] * 4
+    layout = plots.cell_layout(*darts_graph(cell))
+    assert sum(box.label == "sep conv 3×3" for box in layout.boxes.values()) == 8
+
+
+def test_layout_is_the_same_each_time():
+    first, second = (plots.cell_layout(*RANDOM[0]) for _ in range(2))
+    assert first.boxes == second.boxes
+
+
+def test_an_avoidable_crossing_is_avoided():
+    nodes = [(name, name, "state") for name in "abcd"]
+    layout = plots.cell_layout(nodes, [("a", "d", ""), ("b", "c", "")])
+    assert (layout.boxes["a"].y - layout.boxes["b"].y) * (layout.boxes["d"].y - layout.boxes["c"].y) > 0
+
+
+def test_text_fits_its_box_in_a_figure_of_natural_size_and_in_small_axes():
+    figure = plots.draw_cells({"cell": PUBLISHED[0]})
+    small, ax = plt.subplots(figsize=(4, 3))
+    plots.draw_cell(*PUBLISHED[0], ax)
+    for drawn in (figure, small):
+        renderer = FigureCanvasAgg(drawn).get_renderer()
+        axes = drawn.axes[0]
+        boxes = [p.get_window_extent(renderer) for p in axes.patches if isinstance(p, matplotlib.patches.FancyBboxPatch)]
+        assert len(boxes) == len(axes.texts) == 15
+        for text in axes.texts:
+            extent = text.get_window_extent(renderer)
+            assert any(b.x0 <= extent.x0 and extent.x1 <= b.x1 and b.y0 <= extent.y0 and extent.y1 <= b.y1 for b in boxes)
+    plt.close(small)
+
+
+@pytest.mark.parametrize("nodes, edges, message", [
+    ([], [], "nothing to draw"),
+    ([(0, "a", "state"), (0, "b", "state")], [], "occurs twice"),
+    ([(0, "a", "magic")], [], "'magic' of node 0 is unknown; use one of input, state"),
+    ([(0, "a", "state")], [(0, 1, "")], "unknown node 1"),
+    ([(0, "a", "state"), (1, "b", "state")], [(0, 1, "skip_connect"), (1, 0, "")], "cycle"),
+])
+def test_wrong_graphs_are_refused(nodes, edges, message):
+    with pytest.raises(ValueError, match=message):
+        plots.cell_layout(nodes, edges)
+
+
+def scores(n, seeds=3):
+    rng = np.random.default_rng(0)
+    rows = []
+    for space in ("darts", "nasbench101"):
+        quality = rng.normal(size=n)
+        for task in ("cls", "rot", "col", "jig"):
+            rows += [{"space": space, "architecture": str(i), "task": task, "score": 80 + quality[i] + 0.3 * rng.normal(), "parameters": 1 + i,
+                      "multiply_adds": 1 + i} for _ in range(seeds) for i in range(n)]
+    return stats.over_seeds(pd.DataFrame(rows))
+
+
+def panels(frame, **options):
+    both = stats.pairs(frame)
+    return plots.scatter_panels(both, stats.summary(both, resamples=100), stats.huber_lines(both, resamples=50), x_dataset="C10", y_dataset="C10",
+                                **options), both
+
+
+@pytest.mark.parametrize("n", [3, 40, 500])
+def test_scatter_panels_show_every_architecture(n):
+    figure, _ = panels(scores(n))
+    assert len(figure.axes) == 6
+    assert [ax.get_title() for ax in figure.axes] == ["Rotation", "Colorization", "Jigsaw", "", "", ""]
+    for ax in figure.axes:
+        points = ax.collections[[len(getattr(c, "get_offsets", lambda: [])()) for c in ax.collections].index(n)].get_offsets()
+        assert len(points) == n
+        assert f"n = {n}" in ax.get_legend().get_texts()[0].get_text()
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    assert figure.axes[3].get_xlabel() == "C10 supervised accuracy (%)" and figure.axes[3].get_ylabel() == "C10 rotation accuracy (%)"
+    figure.canvas.draw()
+
+
+def test_scatter_panels_tell_what_they_do_not_show():
+    frame = scores(40)
+    rows = frame.index[(frame.space == "darts") & (frame.task == "rot")]
+    frame.loc[rows[0], "score"] = np.nan
+    frame.loc[rows[1], "score"] = 10.0
+    figure, _ = panels(frame, published={"darts": {"rot": 0.82}})
+    legend = figure.axes[0].get_legend().get_texts()[0].get_text()
+    assert "n = 39, 1 without score" in legend and "paper: ρ = 0.82" in legend
+    assert figure.axes[0].get_ylim()[0] > 70
+    assert "1 beyond the axes" in legend
+    other = figure.axes[1].get_legend().get_texts()[0].get_text()
+    assert "paper" not in other and "beyond" not in other
+
+
+def test_scatter_panels_without_any_score_say_so():
+    frame = scores(5, seeds=1)
+    frame.loc[frame.task == "rot", "score"] = np.nan
+    figure, both = panels(frame)
+    assert "undefined: only 0 finite" in figure.axes[0].get_legend().get_texts()[0].get_text()
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match="has no rows"):
+        plots.scatter_panels(both[:0], both, both, x_dataset="", y_dataset="")
+
+
+def test_save_writes_three_files(tmp_path):
+    plots.style()
+    figure, ax = plt.subplots()
+    ax.set_xlabel("words in a figure")
+    data = pd.DataFrame({"x": [1, 2]})
+    paths = plots.save(figure, tmp_path / "a" / "b", "name", data)
+    assert [p.suffix for p in paths] == [".png", ".svg", ".csv"] and all(p.stat().st_size for p in paths)
+    assert "words in a figure" in paths[1].read_text()
+    assert pd.read_csv(paths[2]).equals(data)
+    assert plt.imread(paths[0])[0, 0].tolist() == [1, 1, 1, 1]  # white, not transparent
+    before = paths[1].read_bytes()
+    plots.save(figure, tmp_path / "a" / "b", "name")
+    assert paths[1].read_bytes() == before
+    plt.close(figure)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="folder=.*file.*cannot write there"):
+        plots.check_folder(tmp_path / "file" / "figures")
+    assert plots.check_folder(tmp_path / "new") == tmp_path / "new" and list((tmp_path / "new").iterdir()) == []
+
+
+def test_image_grid_shows_the_images():
+    images = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
+    figure = plots.image_grid(images, [str(i) for i in range(10)], columns=4)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 10 and shown[9].get_title() == "9"
+    assert (shown[3].images[0].get_array() == images[3].transpose(1, 2, 0)).all()
+    torch = pytest.importorskip("torch")
+    assert plots.image_grid(torch.from_numpy(images[:2, :1])).axes[0].images[0].get_cmap().name == "gray"
+
+
+@pytest.mark.parametrize("images", [np.zeros((2, 3, 8, 8)), np.zeros((3, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.uint8), np.zeros((0, 3, 8, 8), np.uint8)])
+def test_image_grid_refuses_other_arrays(images):
+    with pytest.raises(ValueError, match="pass uint8 of shape"):
+        plots.image_grid(images)

@@ -1,0 +1,555 @@
+"""The tasks, against slow versions that treat one image at a time in NumPy and scikit-image."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage.color import rgb2gray, rgb2lab
+from torch import nn
+
+from unnas import tasks
+
+LABEL_FREE = ["rot", "col", "jig"]
+STYLE_NAMES = ["cifar", "imagenet"]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_images(count, size, seed=0):
+    return torch.randint(0, 256, (count, 3, size, size), generator=seeded(seed), dtype=torch.uint8)
+
+
+def hwc(images):
+    """One float64 (H, W, 3) array for each image, 0..255."""
+    return [image.permute(1, 2, 0).numpy().astype(np.float64) for image in images]
+
+
+MEAN_STD = {"cifar": ([125.3 / 255, 123.0 / 255, 113.9 / 255], [63.0 / 255, 62.1 / 255, 66.7 / 255]),
+            "imagenet": ([.485, .456, .406], [.229, .224, .225])}
+EIGENVALUES = np.array([.2175, .0188, .0045])
+EIGENVECTORS = np.array([[-.5675, .7192, .4009], [-.5808, -.0045, -.8140], [-.5836, -.6948, .4203]])
+
+
+def slow_normalise(image, style):
+    mean, std = MEAN_STD[style]
+    return (image / 255 - mean) / std
+
+
+def slow_prepare(image, style, flipped=False, offset=None, alpha=None):
+    """One image as the released configurations describe it: (H, W, 3), 0..255 -> normalised."""
+    size = image.shape[0]
+    if flipped:
+        image = image[:, ::-1]
+    if alpha is not None:
+        image = image + 255 * sum(alpha[k] * EIGENVALUES[k] * EIGENVECTORS[:, k] for k in range(3))
+    image = slow_normalise(image, style)
+    if offset is not None:
+        border = size // 8
+        padded = np.zeros((size + 2 * border, size + 2 * border, 3))
+        padded[border:border + size, border:border + size] = image
+        image = padded[offset[0]:offset[0] + size, offset[1]:offset[1] + size]
+    return image
+
+
+def assert_same(tensor, array, tolerance=1e-5):
+    np.testing.assert_allclose(tensor.double().numpy(), np.moveaxis(array, -1, 0), atol=tolerance, rtol=0)
+
+
+# ---------------------------------------------------------------- preparation
+
+@pytest.mark.parametrize("size", [32, 16])
+def test_cifar_training_images_are_flipped_normalised_padded_and_cropped(size):
+    images = random_images(40, size)
+    inputs, targets = tasks.classification(10).batch(images, torch.arange(40) % 10, True, seeded(3))
+    draws = seeded(3)
+    flipped = torch.rand(40, generator=draws) < 0.5
+    offsets = torch.randint(2 * (size // 8) + 1, (40, 2), generator=draws)
+    for i, image in enumerate(hwc(images)):
+        assert_same(inputs[i], slow_prepare(image, "cifar", flipped[i], offset=offsets[i].tolist()))
+    assert targets.tolist() == [i % 10 for i in range(40)]
+
+
+def test_imagenet_training_images_are_flipped_lit_and_normalised():
+    images = random_images(20, 24)
+    inputs, _ = tasks.classification(10, style="imagenet").batch(images, torch.zeros(20), True, seeded(4))
+    draws = seeded(4)
+    flipped = torch.rand(20, generator=draws) < 0.5
+    alpha = 0.1 * torch.randn(20, 3, generator=draws).double().numpy()
+    for i, image in enumerate(hwc(images)):
+        assert_same(inputs[i], slow_prepare(image, "imagenet", flipped[i], alpha=alpha[i]))
+
+
+@pytest.mark.parametrize("style", STYLE_NAMES)
+def test_test_images_are_only_normalised(style):
+    images = random_images(5, 16)
+    inputs, _ = tasks.classification(10, style=style).batch(images, torch.zeros(5), False, None)
+    for i, image in enumerate(hwc(images)):
+        assert_same(inputs[i], slow_normalise(image, style))
+
+
+def test_flip_and_crop_move_pixels_exactly():
+    images = random_images(9, 12)
+    chosen = torch.arange(9) % 2 == 0
+    offsets = torch.randint(0, 8, (9, 2), generator=seeded())
+    offsets[0], offsets[1] = torch.tensor([0, 7]), torch.tensor([7, 0])
+    flipped, cropped = tasks.flip(images, chosen), tasks.crop(images, offsets, 5)
+    for i, image in enumerate(images.numpy()):
+        top, left = offsets[i].tolist()
+        np.testing.assert_array_equal(flipped[i].numpy(), image[:, :, ::-1] if chosen[i] else image)
+        np.testing.assert_array_equal(cropped[i].numpy(), image[:, top:top + 5, left:left + 5])
+
+
+def test_every_crop_offset_is_drawn_the_last_one_included():
+    # a single white pixel in the centre shows where each window was cut
+    images = torch.zeros(2000, 3, 8, 8, dtype=torch.uint8)
+    images[:, :, 4, 4] = 255
+    inputs, _ = tasks.classification(2).batch(images, torch.zeros(2000), True, seeded())
+    rows = inputs[:, 0].amax(2).argmax(1)
+    assert set(rows.tolist()) == {3, 4, 5}
+
+
+def test_gray_is_the_luminance_of_scikit_image():
+    images = random_images(4, 8)
+    made_gray = tasks.gray(images.float() / 255, torch.tensor([True, False, True, False]))
+    for i, image in enumerate(hwc(images)):
+        expected = np.repeat(rgb2gray(image / 255)[..., None], 3, 2) if i % 2 == 0 else image / 255
+        assert_same(made_gray[i], expected, 1e-6)
+
+
+# ---------------------------------------------------------------- rotation
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("style", STYLE_NAMES)
+def test_rotation_turns_the_same_crop_counter_clockwise(style, train):
+    images = random_images(6, 16)
+    inputs, targets = tasks.rotation(style).batch(images, None, train, seeded(1))
+    prepared = tasks.prepare(images, tasks.STYLES[style], train, seeded(1))
+    assert inputs.shape == (24, 3, 16, 16) and targets.dtype == torch.int64
+    assert targets.tolist() == [0, 1, 2, 3] * 6
+    for i in range(6):
+        for k in range(4):
+            turned = np.rot90(prepared[i].permute(1, 2, 0).numpy(), k)
+            np.testing.assert_array_equal(inputs[4 * i + k].permute(1, 2, 0).numpy(), turned)
+
+
+# ---------------------------------------------------------------- colorization
+
+def slow_bins(colors):
+    """Index of the nearest bin by float64 CIELAB and a search among all bins; colors (N, 3) uint8."""
+    ab = rgb2lab(colors)[:, 1:]
+    squared = ((ab[:, None] - tasks.color_bins().numpy()[None]) ** 2).sum(2)
+    return squared.argmin(1), np.sort(squared, 1)
+
+
+def random_colors(count, seed):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3), dtype=np.uint8)
+
+
+def test_lab_matches_scikit_image():
+    colors = random_colors(20000, 0)
+    ours = tasks.rgb_to_lab(torch.from_numpy(colors)[:, :, None, None])[:, :, 0, 0]
+    np.testing.assert_allclose(ours.double().numpy(), rgb2lab(colors), atol=1e-3)
+    assert ours.dtype == torch.float32
+
+
+def test_nearest_bin_matches_a_search_among_all_bins():
+    colors = random_colors(20000, 1)
+    found = tasks.nearest_bin(tasks.rgb_to_lab(torch.from_numpy(colors)[:, :, None, None])[:, 1:])[:, 0, 0].numpy()
+    expected, squared = slow_bins(colors)
+    differ = found != expected
+    assert differ.mean() <= 0.001
+    assert np.all(np.sqrt(squared[differ, 1]) - np.sqrt(squared[differ, 0]) < 1e-3)  # a tie up to rounding
+
+
+def test_the_most_saturated_colors_have_a_bin_too():
+    # the surface of the colour cube, where rounding to the grid could leave the 313 bins if the rule were wrong
+    side = torch.arange(256, dtype=torch.uint8)
+    for channel, level in itertools.product(range(3), (0, 255)):
+        faces = [side, side]
+        faces.insert(channel, torch.tensor([level], dtype=torch.uint8))
+        face = torch.cartesian_prod(*faces)
+        found = tasks.nearest_bin(tasks.rgb_to_lab(face[:, :, None, None])[:, 1:])
+        assert found.min() >= 0
+
+
+def test_there_are_313_color_bins_on_a_grid_in_the_published_order():
+    bins = tasks.color_bins()
+    assert bins.shape == (313, 2) and bins.dtype == torch.int64
+    assert (bins % 10 == 0).all()
+    assert bins.tolist() == sorted(bins.tolist()) and len({tuple(point) for point in bins.tolist()}) == 313
+    assert bins[0].tolist() == [-90, 50]
+    assert [0, 0] in bins.tolist()
+
+
+@pytest.mark.parametrize("style", STYLE_NAMES)
+@pytest.mark.parametrize("train", [True, False])
+def test_colorization_shows_the_lightness_and_asks_for_the_bin_of_each_pixel(style, train):
+    images = random_images(6, 12)
+    inputs, targets = tasks.colorization(style).batch(images, None, train, seeded(2))
+    flipped = (torch.rand(6, generator=seeded(2)) < 0.5) & train
+    mean, std = (np.mean(values) for values in MEAN_STD[style])
+    assert inputs.shape == (6, 1, 12, 12) and targets.shape == (6, 12, 12) and targets.dtype == torch.int64
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        image = image[:, ::-1] if flipped[i] else image
+        lab = rgb2lab(image)
+        assert_same(inputs[i], (lab[:, :, :1] / 100 - mean) / std, 1e-4)
+        assert (targets[i].numpy() == slow_bins(image.reshape(-1, 3))[0].reshape(12, 12)).mean() > 0.99
+
+
+def test_lightness_statistics_are_the_mean_over_the_channels():
+    black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    assert tasks.colorization("cifar").batch(black, None, False, None)[0].mean().item() == pytest.approx(-.4735 / .2507, abs=1e-3)
+    assert tasks.colorization("imagenet").batch(black, None, False, None)[0].mean().item() == pytest.approx(-.449 / .226, abs=1e-4)
+
+
+# ---------------------------------------------------------------- jigsaw
+
+def hamming(rows):
+    return (rows[:, None] != rows[None]).sum(2)[np.triu_indices(len(rows), 1)]
+
+
+def test_small_jigsaw_has_all_permutations_in_lexicographic_order():
+    assert [tuple(row) for row in tasks.permutations(2).tolist()] == list(itertools.permutations(range(4)))
+
+
+def test_large_jigsaw_has_1000_permutations_as_far_apart_as_can_be():
+    rows = tasks.permutations(3).numpy()
+    assert rows.shape == (1000, 9) and rows.tolist() == sorted(rows.tolist())
+    assert (np.sort(rows, 1) == np.arange(9)).all()
+    distances = hamming(rows)
+    assert distances.min() == 6
+    # the mean is largest when each tile is in each position equally often: 111 or 112 times
+    counts = np.array([[(rows[:, position] == tile).sum() for tile in range(9)] for position in range(9)])
+    assert set(counts.flatten()) == {111, 112}
+    assert distances.mean() == pytest.approx(9 - 9 * (8 * 111 * 110 + 112 * 111) / 2 / (1000 * 999 / 2))
+    assert round(distances.mean(), 4) == 8.0080
+
+
+def test_permutations_are_moebius_maps_with_or_without_squaring():
+    maps, square = tasks.moebius_maps()
+    assert len(maps) == 504 and hamming(np.array(sorted(maps))).min() == 7
+    after_square = {tuple(known[x] for x in square) for known in maps}
+    rows = {tuple(row) for row in tasks.permutations(3).tolist()}
+    assert maps <= rows and rows <= maps | after_square
+
+
+def slow_jigsaw(image, grid, permutation, offsets):
+    """(H, W, 3) prepared image -> tiles in their new positions, each (h, h, 3)."""
+    side = image.shape[0] // grid
+    size = int(.76 * side)
+    tiles = [None] * grid ** 2
+    for k, (i, j) in enumerate(itertools.product(range(grid), repeat=2)):
+        patch = image[i * side:(i + 1) * side, j * side:(j + 1) * side]
+        top, left = offsets[k]
+        tile = patch[top:top + size, left:left + size]
+        tiles[permutation[k]] = (tile - tile.mean()) / tile.std()
+    return tiles
+
+
+@pytest.mark.parametrize("grid, size", [(2, 32), (3, 32), (3, 45), (2, 15)])
+@pytest.mark.parametrize("style", STYLE_NAMES)
+@pytest.mark.parametrize("train", [True, False])
+def test_jigsaw_matches_the_definition(style, grid, size, train):
+    images = random_images(12, size)
+    inputs, targets = tasks.jigsaw(grid, style).batch(images, None, train, seeded(5))
+    draws = seeded(5)
+    flipped = torch.rand(12, generator=draws) < 0.5 if train else torch.zeros(12, dtype=torch.bool)
+    grays = torch.rand(12, generator=draws) < 0.3 if train else torch.zeros(12, dtype=torch.bool)
+    alpha = 0.1 * torch.randn(12, 3, generator=draws).double().numpy() if train and style == "imagenet" else np.zeros((12, 3))
+    number = {2: 24, 3: 1000}[grid]
+    side = size // grid
+    small = int(.76 * side)
+    labels = torch.randint(number, (12,), generator=draws)
+    offsets = torch.randint(side - small + 1, (12, grid ** 2, 2), generator=draws).tolist()
+    assert torch.equal(targets, labels) and targets.dtype == torch.int64
+    assert inputs.shape == (12, grid ** 2, 3, small, small)
+    for i, image in enumerate(hwc(images)):
+        image = image[:, ::-1] if flipped[i] else image
+        image = np.repeat(rgb2gray(image)[..., None], 3, 2) if grays[i] else image
+        if style == "imagenet":
+            image = slow_prepare(image, style, alpha=alpha[i])
+        for tile, expected in zip(inputs[i], slow_jigsaw(image, grid, tasks.permutations(grid)[labels[i]].tolist(), offsets[i])):
+            assert_same(tile, expected, 1e-4)
+
+
+def test_tile_sizes_of_the_paper():
+    for size, grid, expected in [(255, 3, 64), (321, 3, 81), (32, 2, 12)]:
+        inputs, _ = tasks.jigsaw(grid).batch(random_images(1, size), None, False, seeded())
+        assert inputs.shape[-1] == expected
+
+
+def test_tile_offsets_reach_both_ends():
+    # one white row 4 pixels into every patch of 16: it is tile row 4 - offset, so offsets 0..4 show as rows 0..4
+    images = torch.zeros(300, 3, 32, 32, dtype=torch.uint8)
+    images[:, :, [4, 20]] = 255
+    inputs, _ = tasks.jigsaw(2).batch(images, None, False, seeded())
+    assert set(inputs[:, :, 0, :, 0].argmax(2).flatten().tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_a_flat_image_gives_finite_tiles():
+    inputs, _ = tasks.jigsaw().batch(torch.full((3, 3, 32, 32), 200, dtype=torch.uint8), None, True, seeded())
+    assert torch.isfinite(inputs).all() and inputs.abs().max() < 0.1
+
+
+def test_gray_jigsaw_images_have_equal_channels_at_the_stated_rate():
+    inputs, _ = tasks.jigsaw(2).batch(random_images(1000, 8), None, True, seeded())
+    equal = (inputs[:, :, 0] == inputs[:, :, 1]).all(3).all(2).all(1)
+    assert 0.25 < equal.float().mean() < 0.35
+    tested, _ = tasks.jigsaw(2).batch(random_images(1000, 8), None, False, seeded())
+    assert not (tested[:, :, 0] == tested[:, :, 1]).all(3).all(2).all(1).any()
+
+
+# ---------------------------------------------------------------- randomness and labels
+
+@pytest.mark.parametrize("style", STYLE_NAMES)
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_the_generator_decides_everything(name, style):
+    task = tasks.get(name, style=style, **({"num_classes": 5} if name == "cls" else {}))
+    images, labels = random_images(16, 18), torch.arange(16) % 5
+    first, again, other = (task.batch(images, labels, True, seeded(seed)) for seed in (7, 7, 8))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+    torch.manual_seed(0)
+    assert torch.equal(task.batch(images, labels, True, seeded(7))[0], first[0])
+
+
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_mixed_precision_does_not_reach_the_images(name):
+    task = tasks.get(name, style="imagenet", **({"num_classes": 5} if name == "cls" else {}))
+    images, labels = random_images(4, 30), torch.zeros(4)
+    exact = task.batch(images, labels, True, seeded())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = task.batch(images, labels, True, seeded())
+    assert torch.equal(mixed[0], exact[0]) and torch.equal(mixed[1], exact[1])
+
+
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_each_image_has_its_own_draws(name):
+    task = tasks.get(name, **({"num_classes": 5} if name == "cls" else {}))
+    same = random_images(1, 32).expand(32, -1, -1, -1)
+    inputs, _ = task.batch(same, torch.zeros(32), True, seeded())
+    per_image = inputs.reshape(32, -1)
+    assert len(per_image.unique(dim=0)) >= (2 if name == "col" else 15)  # colorization only flips
+
+
+@pytest.mark.parametrize("name", LABEL_FREE)
+def test_batches_leave_the_images_as_they_were(name):
+    images = random_images(4, 32)
+    before = images.clone()
+    tasks.get(name).batch(images, None, True, seeded())
+    assert torch.equal(images, before)
+
+
+class Untouchable:
+    """Raises on any use, so a task that looks at its labels cannot pass."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"labels were touched: {name}")
+
+    __bool__ = __len__ = __iter__ = __getitem__ = __eq__ = lambda self, *_: pytest.fail("labels were touched")
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", LABEL_FREE)
+def test_label_free_tasks_never_touch_labels(name, train):
+    task, images = tasks.get(name), random_images(4, 32)
+    assert task.needs_labels is False
+    without = task.batch(images, None, train, seeded())
+    ignored = task.batch(images, Untouchable(), train, seeded())
+    assert torch.equal(without[0], ignored[0]) and torch.equal(without[1], ignored[1])
+
+
+def test_classification_asks_for_its_labels():
+    assert tasks.classification(10).needs_labels is True
+    with pytest.raises(ValueError, match="labels"):
+        tasks.classification(10).batch(random_images(2, 8), None, True, seeded())
+
+
+# ---------------------------------------------------------------- heads, loss, score
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name, options, parameters, shape", [
+    ("cls", {"num_classes": 10}, 8 * 10 + 10, (36, 10)),
+    ("rot", {}, 8 * 4 + 4, (36, 4)),
+    ("col", {}, 8 * 313 + 313, (36, 313, 20, 24)),
+    ("jig", {}, 4 * 8 * 24 + 24, (9, 24)),
+    ("jig", {"grid": 3}, 9 * 8 * 1000 + 1000, (4, 1000)),
+    ("seg", {"num_classes": 19, "channels": 16, "rates": (2, 3)},
+     8 * 16 + 2 * 9 * 8 * 16 + 8 * 16 + 4 * 16 * 16 + 5 * 2 * 16 + 16 * 19 + 19, (36, 19, 20, 24)),
+])
+def test_heads(name, options, parameters, shape):
+    head = tasks.get(name, **options).head(8)
+    assert count(head) == parameters
+    assert head(torch.rand(36, 8, 5, 6), (20, 24)).shape == shape
+
+
+def test_pooled_head_is_an_average_and_a_matrix():
+    head = tasks.rotation().head(6)
+    features = torch.rand(3, 6, 4, 5)
+    by_hand = features.mean((2, 3)) @ head.linear.weight.T + head.linear.bias
+    torch.testing.assert_close(head(features, (16, 20)), by_hand)
+
+
+def test_jigsaw_head_concatenates_tile_after_tile():
+    head = tasks.jigsaw(2).head(6)
+    features = torch.rand(2 * 4, 6, 3, 3)
+    for i, logits in enumerate(head(features, (12, 12))):
+        joined = torch.cat([features[4 * i + k].mean((1, 2)) for k in range(4)])
+        torch.testing.assert_close(logits, head.linear.weight @ joined + head.linear.bias)
+
+
+def test_colorization_head_aligns_the_corners():
+    head = tasks.colorization().head(6)
+    features = torch.rand(2, 6, 3, 4)
+    logits = head(features, (5, 7))
+    by_hand = torch.einsum("kc,nchw->nkhw", head.classifier.weight[:, :, 0, 0], features) + head.classifier.bias[:, None, None]
+    torch.testing.assert_close(logits[:, :, ::2, ::2], by_hand)  # from n to 2n - 1 places, every other one is a given value
+    torch.testing.assert_close(logits[:, :, 1::2, ::2], (by_hand[:, :, 1:] + by_hand[:, :, :-1]) / 2)
+
+
+def test_segmentation_head_keeps_the_size_of_the_map_in_every_branch():
+    head = tasks.segmentation(19).head(4).eval()
+    assert all(branch(torch.rand(1, 4, 5, 9)).shape == (1, 256, 5, 9) for branch in head.branches)
+    assert [branch[0].dilation for branch in head.branches] == [(1, 1), (6, 6), (12, 12), (18, 18)]
+
+
+def test_segmentation_does_not_train_yet():
+    with pytest.raises(NotImplementedError, match="segmentation"):
+        tasks.segmentation(19).batch(random_images(1, 32), None, True, seeded())
+
+
+def test_loss_and_score_by_hand():
+    task = tasks.classification(4)
+    outputs = torch.tensor([[0., 0., 0., 0.], [9., 1., 2., 3.]]).double()
+    targets = torch.tensor([2, 3])
+    log_p = [-np.log(4), 3 - np.log(np.exp([9, 1, 2, 3]).sum())]
+    assert task.loss(outputs, targets).item() == pytest.approx(-np.mean(log_p))
+    logs = outputs.log_softmax(1).numpy()
+    smoothed = [0.9 * -logs[i, t] + 0.1 * -logs[i].mean() for i, t in enumerate([2, 3])]
+    assert task.loss(outputs, targets, label_smoothing=0.1).item() == pytest.approx(np.mean(smoothed))
+    assert task.score(outputs, torch.tensor([2, 0])).tolist() == [False, True]
+
+
+def test_colorization_scores_every_pixel():
+    task = tasks.colorization()
+    targets = torch.tensor([[[5, 300], [0, 7]]])
+    outputs = 10 * F.one_hot(targets, 313).permute(0, 3, 1, 2).double()
+    outputs[0, 8, 0, 1] = 20
+    assert task.score(outputs, targets).tolist() == [True, False, True, True]
+    right, wrong = np.log(1 + 312 * np.exp(-10)), np.log(np.exp(10) + np.exp(20) + 311) - 10
+    assert task.loss(outputs, targets).item() == pytest.approx((3 * right + wrong) / 4)
+
+
+def test_chance():
+    assert [tasks.get(name).chance for name in LABEL_FREE] == [25, None, 100 / 24]
+    assert tasks.classification(10).chance == 10 and tasks.jigsaw(3).chance == 0.1
+    assert tasks.segmentation(19).chance is None
+
+
+def test_what_the_data_layer_needs_to_know():
+    assert {name: tasks.get(name).crop for name in LABEL_FREE} == {"rot": "inception", "col": "inception", "jig": "random"}
+    assert {name: tasks.get(name).in_channels for name in LABEL_FREE} == {"rot": 3, "col": 1, "jig": 3}
+    assert tasks.jigsaw(style="imagenet").grid == 3 and tasks.jigsaw(style="cifar").grid == 2
+
+
+# ---------------------------------------------------------------- a task of one's own, and errors
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(tasks, "_FACTORIES", dict(tasks._FACTORIES))
+
+
+def define_dark():
+    class Dark(tasks.Task):
+        """Was the image darkened?"""
+        name = "dark"
+        num_outputs = 2
+
+        def batch(self, images, labels, train, generator):
+            dark = tasks.draw(torch.rand, len(images), generator=generator, like=images) < 0.5
+            images = torch.where(dark[:, None, None, None], images // 4, images)
+            return tasks.prepare(images, self.style, train, generator), dark.long()
+
+    return Dark
+
+
+class TinyNet(nn.Module):
+    def __init__(self, task):
+        super().__init__()
+        self.conv = nn.Conv2d(task.in_channels, 8, 3, padding=1)
+        self.head = task.head(8)
+
+    def forward(self, x):
+        size = x.shape[-2:]
+        return self.head(F.relu(self.conv(x.flatten(0, 1) if x.ndim == 5 else x)), size)
+
+
+def train_briefly(task, steps, size=16):
+    torch.manual_seed(0)
+    network, draws, losses = TinyNet(task), seeded(), []
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for step in range(steps):
+        inputs, targets = task.batch(random_images(32, size, step), None, True, draws)
+        loss = task.loss(network(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    inputs, targets = task.batch(random_images(200, size, 999), None, False, seeded())
+    with torch.no_grad():
+        return losses, 100 * task.score(network(inputs), targets).float().mean().item()
+
+
+def test_a_fourth_task_is_one_class(registry):
+    tasks.register("dark", define_dark())
+    task = tasks.get("dark", style="imagenet")
+    assert task.chance == 50 and tasks.names()[-1] == "dark" and task.style == tasks.STYLES["imagenet"]
+    losses, accuracy = train_briefly(task, 60)
+    assert accuracy > 95
+
+
+@pytest.mark.parametrize("name", LABEL_FREE)
+def test_the_three_pretext_tasks_go_through_a_network(name):
+    losses, accuracy = train_briefly(tasks.get(name), 3)
+    assert np.isfinite(losses).all() and 0 <= accuracy <= 100
+
+
+def test_running_a_cell_twice_replaces_the_task(registry):
+    first, second = define_dark(), define_dark()
+    tasks.register("dark", first)
+    tasks.register("dark", first)
+    tasks.register("dark", second)
+    assert type(tasks.get("dark")) is second
+
+
+def test_a_name_means_one_task(registry):
+    with pytest.raises(ValueError, match="rot.*already"):
+        tasks.register("rot", define_dark())
+    assert isinstance(tasks.get("rot"), tasks.rotation)
+
+
+def test_clear_errors():
+    with pytest.raises(ValueError, match="rott.*cls, rot, col, jig, seg"):
+        tasks.get("rott")
+    with pytest.raises(ValueError, match="style.*cifar, imagenet"):
+        tasks.rotation("mnist")
+    with pytest.raises(ValueError, match="grid=4"):
+        tasks.jigsaw(4)
+    with pytest.raises(ValueError, match="num_classes=1"):
+        tasks.classification(1)
+    with pytest.raises(ValueError, match="generator=None"):
+        tasks.rotation().batch(random_images(2, 8), None, True, None)
+    for name in LABEL_FREE:
+        with pytest.raises(ValueError, match="uint8"):
+            tasks.get(name).batch(torch.rand(2, 3, 8, 8), None, True, seeded())
+    for name in ["rot", "jig"]:
+        with pytest.raises(ValueError, match="8x10.*square"):
+            tasks.get(name).batch(random_images(2, 10)[:, :, :8], None, True, seeded())
+    with pytest.raises(ValueError, match="5x5.*at least 6"):
+        tasks.jigsaw(3).batch(random_images(1, 5), None, True, seeded())

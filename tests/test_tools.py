@@ -1,0 +1,120 @@
+"""The scripts in tools/: the README maker, the runner of the study and the summary page."""
+import re
+import sys
+
+import nbformat
+import papermill
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tools import readme, study, summary
+
+
+def write_notebook(path, *sources):
+    """A notebook at `path`: a heading, a cell of parameters, then code cells of `sources`."""
+    cells = [new_markdown_cell("# A title\n> A lead & more.\n\n[next](01_next.ipynb)"),
+             new_code_cell('scale = "smoke"', metadata={"tags": ["parameters"]}), *map(new_code_cell, sources)]
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+@pytest.mark.parametrize("before, after", [
+    ("[a](fig2.ipynb)", "[a](nbs/fig2.ipynb)"),
+    ("![a](../figures/fig2.png)", "![a](figures/fig2.png)"),
+    ("[a](../LICENSE#top) and [b](x.ipynb)", "[a](LICENSE#top) and [b](nbs/x.ipynb)"),
+    ("[a](https://arxiv.org) [b](#scales) [c](mailto:a@b.org)", "[a](https://arxiv.org) [b](#scales) [c](mailto:a@b.org)"),
+])
+def test_relink(before, after):
+    assert readme.relink(before, "nbs", ".") == after
+
+
+def test_readme_shows_code_without_directives_and_hides_hidden_cells(tmp_path):
+    path = write_notebook(tmp_path / "index.ipynb", "#| hide\nsecret = 1", "#| eval: false\nshown = 2")
+    text = readme.readme(path)
+    assert text.startswith("# A title\n") and "shown = 2" in text and "[next](nbs/01_next.ipynb)" in text
+    assert "secret" not in text and "#|" not in text
+
+
+def test_run_leaves_an_executed_notebook_and_a_page(tmp_path, capsys):
+    bar = "import time\nfrom tqdm import tqdm\nfor _ in tqdm(range(5), mininterval=0): time.sleep(.05)"
+    page = study.run(write_notebook(tmp_path / "fig9.ipynb", bar, "print('scale:', scale)"), tmp_path / "out", scale="tiny")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fig9.html", "fig9.ipynb"]
+    assert "scale: tiny" in page.read_text(encoding="utf-8")
+    executed = nbformat.read(tmp_path / "out/fig9.ipynb", as_version=4)
+    assert executed.metadata["unnas"].keys() == {"commit"}
+    bars = [output.text for cell in executed.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+    assert len(bars) == 1 and "5/5" in bars[0] and "\r" not in bars[0]
+    assert "5/5" in capsys.readouterr().err
+    assert "01_next.ipynb" in executed.cells[0].source and "](01_next" not in executed.cells[0].source
+
+
+def test_failed_run_keeps_the_last_good_page_and_shows_the_error(tmp_path):
+    folder = tmp_path / "out"
+    good = study.run(write_notebook(tmp_path / "fig9.ipynb", "print('good')"), folder, scale="tiny")
+    with pytest.raises(papermill.PapermillExecutionError):
+        study.run(write_notebook(tmp_path / "fig9.ipynb", "1 / 0"), folder, scale="tiny")
+    assert "good" in good.read_text(encoding="utf-8")
+    assert "ZeroDivisionError" in (folder / "_fig9.ipynb").read_text(encoding="utf-8")
+    assert "_fig9" not in summary.page(tmp_path)
+
+
+def test_log_keeps_one_state_of_a_bar_in_a_while(capsys):
+    now = iter(range(100))
+    log = study.Log(sys.stderr, seconds=4, clock=lambda: next(now))
+    for step in range(10):
+        log.write(f"\rstep {step}")
+    log.write("\rstep 10\n")
+    log.write("a warning\nand its end\n")
+    log.flush()
+    assert capsys.readouterr().err.splitlines() == ["step 3", "step 7", "step 10", "a warning", "and its end"]
+
+
+def test_study_notebooks_are_those_that_are_neither_library_nor_tutorial(tmp_path):
+    for name in ("00_paper", "07_spaces.darts", "index", "tutorial_x", "fig2", "table1", "_fig3"):
+        (tmp_path / f"{name}.ipynb").touch()
+    assert [path.stem for path in study.notebooks(tmp_path)] == ["fig2", "table1"]
+
+
+def make_results(root):
+    """A folder of results, as `make study` leaves them."""
+    (root / "smoke").mkdir()
+    for name in ("fig2.png", "fig2.svg", "fig2.html"):
+        (root / "smoke" / name).write_bytes(b"")
+    points = "".join(f"{i}, {i}\n" for i in range(3))
+    (root / "smoke/fig2.csv").write_text("x, y\n" + points, encoding="utf-8")
+    (root / "smoke/fig2_rho.csv").write_text("space,task,rho,n,reason\nDARTS,R & D,0.8163,6,\nDARTS,col,,7,\n", encoding="utf-8")
+    notebook = nbformat.read(write_notebook(root / "smoke/fig2.ipynb"), as_version=4)
+    notebook.metadata["papermill"] = {"start_time": "2026-01-02T03:04:05+00:00", "duration": 61.7}
+    notebook.metadata["unnas"] = {"commit": "abc1234+"}
+    nbformat.write(notebook, root / "smoke/fig2.ipynb")
+
+
+def test_summary_page_shows_figures_tables_and_where_they_come_from(tmp_path):
+    make_results(tmp_path)
+    page = summary.write(tmp_path).read_text(encoding="utf-8")
+    assert '<img src="smoke/fig2.png"' in page and "<h2>Scale: smoke</h2>" in page and "Scale: paper" not in page
+    assert "A title" in page and "A lead &amp; more." in page
+    assert '<td class="text">R &amp; D</td><td>0.82</td><td>6</td></tr>' in page
+    assert '<td class="text">col</td><td></td><td>7</td></tr>' in page and "reason" not in page
+    assert page.count("<table>") == 1, "the points of a figure are linked, not shown"
+    assert "02 January 2026 at 03:04 UTC in 62 s from commit abc1234 with changes." in page
+
+
+def test_summary_page_stands_alone(tmp_path):
+    make_results(tmp_path)
+    page = summary.page(tmp_path)
+    targets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(targets) >= 6 and all((tmp_path / target).is_file() for target in targets)
+    assert "<script" not in page and "http" not in page and "prefers-color-scheme: dark" in page
+
+
+def test_summary_page_of_nothing(tmp_path):
+    assert "make study" in summary.page(tmp_path)
+
+
+def test_long_table_is_left_to_its_link(tmp_path):
+    path = tmp_path / "x.csv"
+    for rows, shown in [(summary.LONGEST_TABLE, True), (summary.LONGEST_TABLE + 1, False)]:
+        path.write_text("a\n" + "1\n" * rows, encoding="utf-8")
+        assert bool(summary.table(path)) == shown

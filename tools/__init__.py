@@ -1,0 +1,1 @@
+"""What the Makefile runs: the study, its summary page and the README."""

@@ -1,0 +1,39 @@
+"""Writes README.md from nbs/index.ipynb: `python -m tools.readme`."""
+import posixpath
+import re
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).parents[1]
+
+
+def relink(markdown: str, source: str, target: str) -> str:
+    """`markdown` of folder `source`, with its relative links rewritten for a file in folder `target`."""
+
+    def rewrite(match):
+        if re.match(r"[a-z]+:|#|/", match[2]):
+            return match[0]
+        return match[1] + posixpath.relpath(posixpath.join(source, match[2]), target)
+
+    return re.sub(r"(\]\()([^)\s]+)", rewrite, markdown)
+
+
+def visible(notebook):
+    """`notebook` without its cells marked `#| hide` and without other nbdev directives."""
+    notebook.cells = [cell for cell in notebook.cells if not re.match(r"#\| *hide\b", cell.source)]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"^(#\|.*\n?)+", "", cell.source)
+    return notebook
+
+
+def readme(index: Path = ROOT / "nbs/index.ipynb") -> str:
+    """The text of README.md for the notebook `index`."""
+    markdown, _ = MarkdownExporter().from_notebook_node(visible(nbformat.read(index, as_version=4)))
+    return relink(re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n", "nbs", ".")
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
