@@ -43,7 +43,7 @@ $(ready): settings.ini setup.py pyproject.toml
 	@echo "Setting up .venv: some minutes and about 6 GB, most of it PyTorch."
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@rm -f $@
-	@$(bin)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(bin)/pip install -qq --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 clean:

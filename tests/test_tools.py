@@ -32,7 +32,7 @@ def test_relink(before, after):
 def test_readme_shows_code_without_directives_and_hides_hidden_cells(tmp_path):
     path = write_notebook(tmp_path / "index.ipynb", "#| hide\nsecret = 1", "#| eval: false\nshown = 2")
     text = readme.readme(path)
-    assert text.startswith("# A title\n") and "shown = 2" in text and "[next](nbs/01_next.ipynb)" in text
+    assert text.startswith("# A title\n") and "```python\nshown = 2\n```" in text and "[next](nbs/01_next.ipynb)" in text
     assert "secret" not in text and "#|" not in text
 
 

@@ -21,7 +21,8 @@ def relink(markdown: str, source: str, target: str) -> str:
 
 
 def visible(notebook):
-    """`notebook` without its cells marked `#| hide` and without other nbdev directives."""
+    """`notebook` without its cells marked `#| hide` and without other nbdev directives, its code marked as Python."""
+    notebook.metadata["language_info"] = {"name": "python"}
     notebook.cells = [cell for cell in notebook.cells if not re.match(r"#\| *hide\b", cell.source)]
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -81,6 +81,8 @@ def main(scale: str) -> None:
         print(f"Running {notebook.relative_to(ROOT)} at scale {scale}", flush=True)
         try:
             run(notebook, folder, scale=scale)
+        except KeyboardInterrupt:
+            sys.exit("\nInterrupted. Run the same command again to go on.")
         except papermill.PapermillExecutionError as error:
             shown = (folder / f"_{notebook.name}").relative_to(ROOT)
             sys.exit(f"{error}\n{notebook.name} failed; {shown} shows where. Run the same command again to go on.")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPACES', 'SCHEMA', 'ATTEMPTS', 'ENGINES', 'GRIDS', 'Space', 'register_space', 'check_name', 'Data', 'load', 'Spec',
-           'canonical_hash', 'provenance', 'run', 'home', 'Store', 'serial', 'processes', 'check_engine', 'collect',
-           'sources', 'Setting', 'Grid', 'small_grid', 'paper_grid', 'grid', 'specs_of']
+           'canonical_hash', 'provenance', 'run', 'constant_score', 'home', 'Store', 'serial', 'processes',
+           'check_engine', 'collect', 'sources', 'Setting', 'Grid', 'small_grid', 'paper_grid', 'grid', 'specs_of']
 
-# %% ../nbs/11_study.ipynb #4794cbb2
+# %% ../nbs/11_study.ipynb #7b0f83b7
 import hashlib
 import json
 import math
@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 import unnas
-from . import complexity, data, paper, tasks, train
+from . import complexity, data, paper, plots, tasks, train
 from .spaces import darts, nasbench101
 from .train import Recipe
 
@@ -146,14 +146,16 @@ def provenance() -> dict:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return dict(unnas=unnas.__version__, commit=git('rev-parse', '--short=12', 'HEAD'), changed=bool(git('status', '--porcelain', '--', 'unnas')), torch=torch.__version__, device=device)
 
-# %% ../nbs/11_study.ipynb #cda6604e
-def _task_of(spec: Spec, train_data):
-    options = {'num_classes': train_data.num_classes} if spec.task in ('cls', 'seg') else {}
-    return tasks.get(spec.task, style=spec.style, **options)
+# %% ../nbs/11_study.ipynb #367d689a
+def _options(task: str, train_data) -> dict:
+    return {'num_classes': train_data.num_classes} if task in ('cls', 'seg') else {}
 
-# %% ../nbs/11_study.ipynb #a29aa6f0
+# %% ../nbs/11_study.ipynb #bb9fcbe7
+def _task_of(spec: Spec, train_data): return tasks.get(spec.task, style=spec.style, **_options(spec.task, train_data))
+
+# %% ../nbs/11_study.ipynb #5a46ed1c
 def _network_of(spec: Spec, task):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(train.derive_seed(spec.seed, 'weights'))
         options = dict(auxiliary=spec.recipe.auxiliary_weight > 0, drop_path=spec.recipe.drop_path)
         return SPACES[spec.space].build(spec.architecture, task, stem=spec.stem, width=spec.width, depth=spec.depth, **options)
@@ -180,6 +182,21 @@ def run(spec: Spec, *, root: str | None = None, checkpoint: str | Path | None = 
                   provenance=provenance() | {'date': datetime.now(timezone.utc).isoformat(timespec='seconds')})
     return json.loads(json.dumps(record, allow_nan=False))  # as it will be read from its file
 
+# %% ../nbs/11_study.ipynb #a3ae4c03
+@lru_cache
+def _constant_score(d: Data, task: str, style: str, seed: int, root: str | None) -> float:
+    train_data, test_data, _ = load(d, root)
+    task, counts = tasks.get(task, style=style, **_options(task, train_data)), Counter()
+    generator = torch.Generator().manual_seed(train.derive_seed(seed, 'test', 0))
+    for images, labels in test_data.batches(100): counts.update(task.batch(images, labels, False, generator)[1].flatten().tolist())
+    return 100 * max(counts.values()) / counts.total()
+
+# %% ../nbs/11_study.ipynb #512cf917
+def constant_score(spec: Spec, root: str | None = None) -> float:
+    "Accuracy on the test split, in percent, of always giving the most common answer; NaN where the images are not at hand."
+    try: return _constant_score(spec.data, spec.task, spec.style, spec.seed, root)
+    except FileNotFoundError: return math.nan
+
 # %% ../nbs/11_study.ipynb #367fcd28
 def home() -> Path:
     "The project's folder: `UNNAS_HOME` where that is set, else the checkout this package was installed from, else the current folder."
@@ -193,15 +210,13 @@ def _released(file: Path, modified: float) -> dict[str, dict]:
     records = (json.loads(line) for line in file.read_text().splitlines() if line)
     return {record['id']: record for record in records}
 
-# %% ../nbs/11_study.ipynb #c01a2d48
+# %% ../nbs/11_study.ipynb #1735a073
 class Store:
     "Records in `folder`, by default data/records, and released ones in `released`, by default data/released."
     def __init__(self, folder: str | Path | None = None, released: str | Path | None = None):
         self.folder = Path(folder) if folder is not None else home()/'data'/'records'
         self.released = Path(released) if released is not None else home()/'data'/'released'
-        try: self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error: raise OSError(f'store={str(self.folder)!r}: cannot be made ({error.strerror}); choose a folder that you may write to') from error
-        if not os.access(self.folder, os.W_OK): raise OSError(f'store={str(self.folder)!r}: cannot be written to; choose a folder that you may write to')
+        plots.check_folder(self.folder)
 
     def path(self, id: str) -> Path: return self.folder/f'{id}.json'
 
@@ -219,9 +234,11 @@ class Store:
                 aside = path.with_suffix('.bad')
                 os.replace(path, aside)
                 warnings.warn(f'{path.name}: not a record of this study ({error}); set aside as {aside.name}, its run is computed again', stacklevel=2)
-        for file in sorted(self.released.glob('*.jsonl')):
-            if (record := _released(file, file.stat().st_mtime).get(id)) is not None: return record
-        return None
+        return self.released_records().get(id)
+
+    def released_records(self) -> dict[str, dict]:
+        "All released records by identity."
+        return {id: record for file in sorted(self.released.glob('*.jsonl')) for id, record in _released(file, file.stat().st_mtime).items()}
 
     def put(self, record: dict) -> None:
         "Write `record`, whole or not at all."
@@ -307,7 +324,7 @@ def check_engine(engine: str, workers: int | None) -> None:
     check_name('engine', engine, ENGINES)
     if workers is not None and workers < 1: raise ValueError(f'workers={workers}: must be at least 1 process, or None for one a CPU core')
 
-# %% ../nbs/11_study.ipynb #6bd4f8f1
+# %% ../nbs/11_study.ipynb #d74fe223
 def collect(specs: Sequence[Spec], *, engine: str = 'serial', workers: int | None = None, store: Store | None = None, root: str | None = None) -> pd.DataFrame:
     """The records of `specs` as a table, one row a spec in their order; those that are missing are computed first, and stored as they come.
 
@@ -321,8 +338,10 @@ def collect(specs: Sequence[Spec], *, engine: str = 'serial', workers: int | Non
     missing, errors = [spec for id, spec in wanted.items() if id not in records], {}
     if missing:
         work = _Run(root, store.folder)
-        with tqdm(total=len(wanted), initial=len(records), desc='runs', unit='run') as bar:
-            def progress(running): bar.set_postfix(running=running, failed=len(errors))
+        with tqdm(total=len(wanted), initial=len(records), desc='runs', unit='run', miniters=0, smoothing=0) as bar:
+            def progress(running):
+                bar.set_postfix(running=running, failed=len(errors), refresh=False)
+                bar.update(0)  # redraws where the last time is long enough ago
             for spec, record, error in ENGINES[engine](missing, work, min(workers or os.cpu_count(), len(missing)), progress):
                 if record is None: errors[spec.id] = error
                 else: store.put(record); records[spec.id] = record
@@ -400,12 +419,12 @@ def paper_grid(dataset: str) -> Grid:
         settings[space, task] = Setting(s.width, s.depth, 'cifar' if small else 'imagenet', 'cifar' if small else 'imagenet', images, recipe)
     return Grid(settings, 500, 3 if small else 1, f'the paper\'s networks, epochs and seeds on {dataset}')
 
-# %% ../nbs/11_study.ipynb #c71dff39
+# %% ../nbs/11_study.ipynb #3187df38
 GRIDS = {
     'fig2': {
         'smoke': small_grid(
-            'synthetic-objects', 16, 500, dict(darts=(4, 3), nasbench101=(8, 3)), dict(cls=1000, rot=400, col=400, jig=800),
-            dict(cls=Recipe(5, 50, .1, weight_decay=5e-4), rot=Recipe(4, 20, .05, weight_decay=5e-4), col=Recipe(4, 20, .1, weight_decay=5e-4), jig=Recipe(5, 25, .05, weight_decay=5e-4)),
+            'synthetic-objects', 16, 500, dict(darts=(4, 3), nasbench101=(8, 3)), dict(cls=1000, rot=400, col=1000, jig=800),
+            dict(cls=Recipe(5, 50, .1, weight_decay=5e-4), rot=Recipe(4, 20, .05, weight_decay=5e-4), col=Recipe(5, 20, .1, weight_decay=5e-4), jig=Recipe(5, 25, .05, weight_decay=5e-4)),
             architectures=6, seeds=1, description='tiny networks on synthetic images of 16 x 16 pixels'),
         'laptop': small_grid(
             'cifar10', 16, 2000, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=5000, rot=1500, col=5000, jig=2500),
@@ -422,9 +441,9 @@ def grid(figure: str, scale: str) -> Grid:
     check_name('scale', scale, GRIDS[figure])
     return GRIDS[figure][scale]
 
-# %% ../nbs/11_study.ipynb #7345a582
+# %% ../nbs/11_study.ipynb #8934ebc4
 def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None = None, tasks: Sequence[str] | None = None, spaces: Sequence[str] | None = None,
-             root: str | None = None, sample_seed: int = 0) -> list[Spec]:
+             root: str | None = None, sample_seed: int = 0, store: Store | None = None) -> list[Spec]:
     """The runs of `grid`, with another number of architectures and seeds, or only some tasks and spaces, if given.
 
     A task that the grid does not know is trained as rotation is. `root` is the folder of the data set. Raises ValueError or FileNotFoundError for what cannot be run.
@@ -435,22 +454,27 @@ def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None 
     chosen_tasks, chosen_spaces = grid.tasks if tasks is None else list(tasks), grid.spaces if spaces is None else list(spaces)
     for name in chosen_spaces: check_name('spaces', name, grid.spaces)
     for name in chosen_tasks: check_name('tasks', name, unnas.tasks.names())
-    settings = {(space, task): _with_fingerprint(grid.settings.get((space, task)) or grid.settings[space, 'rot'], root)
-                for space in chosen_spaces for task in chosen_tasks}
+    settings = {(space, task): grid.settings.get((space, task)) or grid.settings[space, 'rot'] for space in chosen_spaces for task in chosen_tasks}
+    settings = {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
     sampled = {space: SPACES[space].sample(architectures, sample_seed) for space in chosen_spaces}
     specs = [Spec(space, sampled[space][index], s.stem, s.width, s.depth, s.data, task, s.style, s.recipe, seed)
              for seed in range(seeds) for index in range(architectures) for (space, task), s in settings.items()]
     for spec in specs[:len(settings)]: _try(spec, root)
     return specs
 
-# %% ../nbs/11_study.ipynb #c63570fb
-def _with_fingerprint(setting: Setting, root: str | None) -> Setting:
-    return replace(setting, data=replace(setting.data, fingerprint=load(setting.data, root)[2]))
+# %% ../nbs/11_study.ipynb #5db1f79a
+def _fingerprint(d: Data, root: str | None, store: Store | None) -> str:
+    try: return load(d, root)[2]
+    except FileNotFoundError:
+        for record in (store or Store()).released_records().values():
+            if record['spec']['data'] | {'fingerprint': ''} == asdict(d): return record['spec']['data']['fingerprint']
+        raise
 
-# %% ../nbs/11_study.ipynb #f8e8e9ff
+# %% ../nbs/11_study.ipynb #13af97b7
 def _try(spec: Spec, root: str | None) -> None:
     "Pass two images through the network of `spec`, to see what would fail before anything long begins."
-    train_data, _, _ = load(spec.data, root)
+    try: train_data, _, _ = load(spec.data, root)
+    except FileNotFoundError: return  # its record has been released
     task = _task_of(spec, train_data)
     train.check_data(task, train_data, spec.recipe)
     images, labels = next(train_data.batches(2))

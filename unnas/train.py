@@ -88,14 +88,14 @@ def accelerator(precision: str = 'auto') -> Accelerator:
     return Accelerator(mixed_precision={'bf16': 'bf16', 'float32': 'no'}[precision],
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
-# %% ../nbs/09_train.ipynb #374f98f6
+# %% ../nbs/09_train.ipynb #991b0c60
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
     "One CPU thread, and PyTorch's global generator at `seed`; both are as before afterwards."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             yield
     finally: torch.set_num_threads(threads)

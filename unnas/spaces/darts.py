@@ -6,7 +6,7 @@
 __all__ = ['NODES', 'PARAMETER_WINDOW', 'Genotype', 'plot', 'Cell', 'AuxiliaryHead', 'Network', 'build', 'cifar_parameters',
            'sample']
 
-# %% ../../nbs/07_spaces.darts.ipynb #fde10065
+# %% ../../nbs/07_spaces.darts.ipynb #84ba1361
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from torch import nn
 
 from .. import plots
@@ -82,15 +82,11 @@ def _graph(pairs, concat):
     edges = [(source, slot//2 + 2, op) for slot, (op, source) in enumerate(pairs)]
     return nodes, edges + [(state, 'out', '') for state in concat]
 
-# %% ../../nbs/07_spaces.darts.ipynb #d0ab2155
-def plot(genotype: Genotype) -> plt.Figure:
+# %% ../../nbs/07_spaces.darts.ipynb #a519055e
+def plot(genotype: Genotype) -> Figure:
     "Draw the normal and the reduction cell of `genotype`."
-    figure, axes = plt.subplots(2, 1, figsize=(11, 8.4), layout='constrained')
-    for ax, cell in zip(axes, ('normal', 'reduce')):
-        plots.draw_cell(*_graph(getattr(genotype, cell), getattr(genotype, f'{cell}_concat')), ax)
-        ax.set_title({'normal': 'Normal cell', 'reduce': 'Reduction cell'}[cell])
-    plt.close(figure)
-    return figure
+    return plots.draw_cells({'Normal cell': _graph(genotype.normal, genotype.normal_concat),
+                             'Reduction cell': _graph(genotype.reduce, genotype.reduce_concat)})
 
 # %% ../../nbs/07_spaces.darts.ipynb #7aa147c5
 class Cell(nn.Module):

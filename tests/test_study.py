@@ -1,0 +1,190 @@
+"The study: interruptions by force, dying workers, tasks and spaces of the user's own, and what bad input gets."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import textwrap
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from PIL import Image
+
+from unnas import data, study, tasks
+from unnas.spaces import darts
+from unnas.study import Data, Spec
+from unnas.train import Recipe
+
+
+def specs(count=2, task='rot', **change):
+    images = Data('synthetic-objects', 16, train_images=60, test_images=30, labels=task == 'cls')
+    return [Spec('darts', architecture, 'cifar', 4, 3, images, task, 'cifar', Recipe(epochs=2, batch_size=20, lr=.05), seed=0, **change)
+            for architecture in darts.sample(count, seed=0)]
+
+
+def store(folder): return study.Store(folder/'records', released=folder/'released')
+
+
+SCRIPT = textwrap.dedent('''
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+    from unnas import study, train
+    from unnas.spaces import darts
+    train.CHECKPOINT_SECONDS = 0
+    images = study.Data('synthetic-objects', 16, train_images=100, test_images=30, labels=False)
+    specs = [study.Spec('darts', a, 'cifar', 4, 3, images, 'rot', 'cifar', train.Recipe(epochs=5, batch_size=20, lr=.05), seed=0) for a in darts.sample(2, seed=0)]
+    folder = Path(sys.argv[1])
+    study.collect(specs, store=study.Store(folder/'records', released=folder/'released'))''')
+
+
+def records(folder): return {path.stem: json.loads(path.read_text()) for path in (folder/'records').glob('*.json')}
+
+
+def test_a_study_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path):
+    def start(folder): return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder)], env=os.environ | {'OMP_NUM_THREADS': '1'}, stderr=subprocess.DEVNULL)
+    assert start(tmp_path/'whole').wait() == 0
+    for kill in range(2):  # once in the first run, with a checkpoint; once later
+        process, checkpoints = start(tmp_path/'cut'), tmp_path/'cut'/'records'/'checkpoints'
+        seen = {path.stat().st_mtime_ns for path in checkpoints.glob('*.pt')} if checkpoints.exists() else set()
+        while not checkpoints.exists() or not {path.stat().st_mtime_ns for path in checkpoints.glob('*.pt')} - seen:
+            assert process.poll() is None
+            time.sleep(.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(records(tmp_path/'cut')) < 2
+    assert start(tmp_path/'cut').wait() == 0
+    whole, cut = records(tmp_path/'whole'), records(tmp_path/'cut')
+    assert whole.keys() == cut.keys() and len(whole) == 2
+    for id in whole: assert whole[id]['result'] == cut[id]['result'] and whole[id]['spec'] == cut[id]['spec']
+    assert not list((tmp_path/'cut'/'records'/'checkpoints').iterdir())
+
+
+class Deadly(tasks.rotation):
+    "Kills its process: always (`deadly`), or only where the file of its name is not there yet (`shaky`)."
+    def __init__(self, style='cifar', flag=None):
+        super().__init__(style)
+        self.flag = flag
+
+    def batch(self, images, labels, train, generator):
+        if train:
+            if self.flag is None: os.kill(os.getpid(), signal.SIGKILL)
+            if not os.path.exists(self.flag):
+                open(self.flag, 'w').close()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(images, labels, train, generator)
+
+
+def test_a_dying_worker_is_tried_again_then_reported_and_the_others_go_on(tmp_path):
+    flag = str(tmp_path/'flag')
+    tasks.register('deadly', Deadly)
+    tasks.register('shaky', lambda style='cifar': Deadly(style, flag))
+    wanted = [*specs(2), *specs(1, 'deadly'), *specs(1, 'shaky')]
+    with pytest.warns(UserWarning, match='1 of 4 runs failed'):
+        table = study.collect(wanted, engine='processes', workers=2, store=store(tmp_path))
+    assert list(table.status) == ['done', 'done', 'failed', 'done'] and 'attempts' in table.error[2]
+    assert len(records(tmp_path)) == 3 and os.path.exists(flag)
+    assert table.best[3] == table.best[0]  # after its accident the same rotation task gives the same record
+
+
+def test_an_error_in_one_run_is_told_and_does_not_stop_the_others(tmp_path):
+    class Faulty(tasks.rotation):
+        def loss(self, outputs, targets, label_smoothing=0.): raise RuntimeError('a mistake in the loss')
+    tasks.register('faulty', Faulty)
+    with pytest.warns(UserWarning, match='a mistake in the loss'):
+        table = study.collect([*specs(1, 'faulty'), *specs(1)], store=store(tmp_path))
+    assert list(table.status) == ['failed', 'done'] and 'a mistake in the loss' in table.error[0]
+
+
+@dataclass(frozen=True)
+class Plain:
+    "An architecture of a space of the user's own: so many layers."
+    layers: int
+    def to_dict(self): return {'layers': self.layers}
+
+
+def build_plain(architecture, task, *, stem, width, depth, auxiliary=False, drop_path=0.):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            channels = [task.in_channels] + [width] * architecture.layers
+            self.body = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Conv2d(a, b, 3, padding=1), torch.nn.ReLU()) for a, b in zip(channels, channels[1:])))
+            self.head = task.head(width)
+        def forward(self, x): return self.head(self.body(x), x.shape[-2:])
+    return Network()
+
+
+def test_a_space_of_ones_own_runs_in_workers(tmp_path):
+    study.register_space('plain', study.Space(lambda n, seed: [Plain(i + 1) for i in range(n)], build_plain, lambda d: Plain(**d)))
+    images = Data('synthetic-objects', 16, train_images=60, test_images=30, labels=False)
+    wanted = [Spec('plain', Plain(i), 'cifar', 4, 3, images, 'rot', 'cifar', Recipe(epochs=1, batch_size=20, lr=.05), seed=0) for i in (1, 2)]
+    table = study.collect(wanted, engine='processes', workers=2, store=store(tmp_path))
+    assert list(table.status) == ['done', 'done'] and table.parameters[0] < table.parameters[1]
+
+
+def test_label_free_runs_cannot_see_labels():
+    train_data, test_data, _ = study.load(specs(1)[0].data)
+    for images in (train_data, test_data):
+        with pytest.raises(data.NoLabels): images.labels
+    grid = study.grid('fig2', 'smoke')
+    assert all(setting.data.labels == (task == 'cls') for (_, task), setting in grid.settings.items())
+
+
+def test_a_fingerprint_of_other_images_is_refused():
+    spec = specs(1)[0]
+    with pytest.raises(ValueError, match='fingerprint'): study.run(replace(spec, data=replace(spec.data, fingerprint='0' * 64)))
+
+
+def test_released_records_can_be_shown_without_the_images(tmp_path, monkeypatch):
+    monkeypatch.setenv('UNNAS_DATA', str(tmp_path/'nothing'))
+    grid = study.small_grid('imagenet', 32, None, dict(darts=(4, 3)), dict(rot=None), dict(rot=Recipe(1, 4, .05)), architectures=2, seeds=1, description='')
+    images = data.load('synthetic-objects', num_images=8).images
+    for split in ('train', 'val'):
+        (tmp_path/'tree'/split/'n01').mkdir(parents=True)
+        for i, image in enumerate(images): Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path/'tree'/split/'n01'/f'{i}.png')
+    kept = store(tmp_path)
+    specs = study.specs_of(grid, root=tmp_path/'tree', store=kept)
+    made = study.collect(specs, root=tmp_path/'tree', store=kept)
+    with pytest.raises(FileNotFoundError): study.specs_of(grid, store=kept)
+    kept.release(specs, 'fig2')
+    for spec in specs: kept.path(spec.id).unlink()
+    study.load.cache_clear()
+    assert study.specs_of(grid, store=kept) == specs and study.collect(specs, store=kept).equals(made)
+    with pytest.warns(UserWarning, match='(?s)2 of 4 runs failed.*FileNotFoundError'):
+        study.collect(study.specs_of(grid, seeds=2, store=kept), store=kept)
+
+
+def test_identity_covers_all_that_decides_the_result():
+    spec = specs(1, 'cls')[0]
+    others = [replace(spec, **change) for change in (dict(seed=1), dict(width=8), dict(depth=4), dict(task='rot'), dict(style='imagenet'), dict(stem='imagenet'),
+              dict(recipe=replace(spec.recipe, lr=.1)), dict(data=replace(spec.data, train_images=40)), dict(architecture=darts.sample(2, seed=0)[1]))]
+    assert len({s.id for s in [spec, *others]}) == len(others) + 1
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(scale='huge'), ['scale', 'huge', 'smoke']),
+    (dict(architectures=0), ['architectures=0', 'at least 2']),
+    (dict(architectures=1), ['architectures=1', 'at least 2']),
+    (dict(seeds=0), ['seeds=0']),
+    (dict(tasks=['cls', 'contrastive']), ['contrastive', 'rot']),
+    (dict(spaces=['resnet']), ['resnet', 'darts']),
+    (dict(scale='laptop', root='/no/such/folder'), ['/no/such/folder']),
+])
+def test_bad_parameters_end_at_once(options, words):
+    options = dict(options)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        study.specs_of(study.grid('fig2', options.pop('scale', 'smoke')), **options)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize('options, words', [(dict(engine='cluster'), ['engine', 'cluster', 'serial']), (dict(workers=0), ['workers=0', 'at least 1'])])
+def test_bad_engines_end_at_once(options, words, tmp_path):
+    with pytest.raises(ValueError) as error: study.collect(specs(1), store=store(tmp_path), **options)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_an_unwritable_store_is_refused(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError, match='choose a folder'): study.Store(tmp_path/'file'/'records')

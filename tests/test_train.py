@@ -1,0 +1,137 @@
+"The training loop: every task, resumption, several processes, and data that come from files."
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unnas import data, tasks, train
+from unnas.spaces import darts, nasbench101
+from unnas.train import Recipe
+
+
+def objects(count=60, labels=False):
+    both = [data.load('synthetic-objects', split, image_size=16, num_images=count) for split in ('train', 'test')]
+    return both if labels else [images.unlabelled() for images in both]
+
+
+def network(task, space='darts', seed=0):
+    torch.manual_seed(seed)
+    if space == 'darts': return darts.build(darts.sample(1, seed=3)[0], task, stem='cifar', width=4, depth=3)
+    return nasbench101.build(nasbench101.sample(1, seed=3)[0], task, stem='cifar', width=8, cells_per_stack=1)
+
+
+def python(script, *arguments, launcher=()):
+    "Run `script` in a process of its own; what it printed."
+    done = subprocess.run([sys.executable, *launcher, '-c' if not launcher else script, *([script] if not launcher else []), *arguments],
+                          capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true'}, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize('space', ['darts', 'nasbench101'])
+@pytest.mark.parametrize('name', ['cls', 'rot', 'col', 'jig'])
+def test_one_loop_trains_every_task(name, space):
+    train_data, test_data = objects(labels=name == 'cls')
+    task = tasks.get(name, **({'num_classes': 10} if name == 'cls' else {}))
+    history = train.fit(network(task, space), task, train_data, test_data, Recipe(epochs=4, batch_size=20, lr=.05))
+    assert history.loss[-1] < history.loss[0] and 0 <= history.final <= history.best <= 100 and not history.diverged
+
+
+def test_the_learning_rate_changes_every_step_if_asked():
+    train_data, test_data = objects()
+    task, losses = tasks.rotation(), {}
+    for schedule in ('epoch', 'step'):
+        recipe = Recipe(epochs=1, batch_size=20, lr=.05, schedule=schedule)
+        losses[schedule] = train.fit(network(task), task, train_data, test_data, recipe).loss
+    assert losses['epoch'] != losses['step']
+
+
+def test_auxiliary_head_drop_path_smoothing_and_clipping_reach_the_loss():
+    train_data, test_data = [images.resized(32) for images in objects(40)]
+    task, seen = tasks.rotation(), []
+    for change in ({}, {'auxiliary_weight': .4}, {'drop_path': .5}, {'label_smoothing': .1}, {'clip': .01}, {'weight_decay': .1}):
+        recipe = Recipe(epochs=2, batch_size=20, lr=.05, **change)
+        torch.manual_seed(0)
+        net = darts.build(darts.sample(1, seed=3)[0], task, stem='cifar', width=4, depth=3, auxiliary=recipe.auxiliary_weight > 0, drop_path=recipe.drop_path)
+        seen.append(train.fit(net, task, train_data, test_data, recipe).loss[1])
+    assert len(set(seen)) == len(seen)
+
+
+def test_evaluation_scores_every_image_once_whatever_the_batch_size():
+    _, test_data = objects()
+    task = tasks.rotation()
+    net = network(task)
+    assert len({round(train.evaluate(net, task, test_data, batch_size=size), 6) for size in (7, 20, 60)}) == 1
+
+
+def test_precise_statistics_are_those_of_training_images():
+    train_data, test_data = objects()
+    task = tasks.rotation()
+    with_, without = network(task), network(task)
+    for net, images in ((with_, 40), (without, 0)): train.fit(net, task, train_data, test_data, Recipe(epochs=1, batch_size=20, lr=.05, precise_bn=images))
+    assert torch.equal(next(with_.parameters()), next(without.parameters()))
+    assert not torch.equal(with_.stem.conv[1].running_var, without.stem.conv[1].running_var)
+
+
+def test_a_folder_of_images_trains_at_the_size_of_imagenet_whatever_the_number_of_workers(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 6), ('val', 2)):
+        for wnid in ('n01', 'n02'):
+            (tmp_path/split/wnid).mkdir(parents=True)
+            for i in range(count): Image.fromarray(rng.integers(0, 255, (70 + 9*i, 90, 3), dtype=np.uint8)).save(tmp_path/split/wnid/f'{i}.jpg')
+    histories = []
+    for workers in (0, 2):
+        task = tasks.jigsaw(3, style='imagenet')
+        train_data, test_data = (data.load('imagenet', split, root=tmp_path, image_size=96, crop=task.crop).unlabelled() for split in ('train', 'test'))
+        torch.manual_seed(0)
+        net = darts.build(darts.sample(1, seed=3)[0], task, stem='imagenet', width=4, depth=3)
+        histories.append(train.fit(net, task, train_data, test_data, Recipe(epochs=1, batch_size=6, lr=.05), workers=workers))
+    assert histories[0].loss == histories[1].loss and histories[0].score == histories[1].score
+    assert np.isfinite(histories[0].loss).all()
+
+
+def test_a_batch_larger_than_the_data_and_a_task_without_its_labels_are_refused():
+    train_data, test_data = objects(10)
+    with pytest.raises(ValueError, match='batch_size=20.*10 images'):
+        train.fit(network(tasks.rotation()), tasks.rotation(), train_data, test_data, Recipe(epochs=1, batch_size=20, lr=.05))
+    task = tasks.classification(10)
+    with pytest.raises(ValueError, match="task='cls'.*pretext"):
+        train.fit(network(task), task, train_data, test_data, Recipe(epochs=1, batch_size=5, lr=.05))
+
+
+def test_bf16_trains():
+    "Precision belongs to a process, so this has one of its own."
+    out = python(textwrap.dedent('''
+        import torch
+        from unnas import data, tasks, train
+        from unnas.spaces import darts
+        a, b = (data.load('synthetic-objects', s, image_size=16, num_images=40).unlabelled() for s in ('train', 'test'))
+        task = tasks.rotation(); torch.manual_seed(0)
+        net = darts.build(darts.sample(1, seed=3)[0], task, stem='cifar', width=4, depth=3)
+        kinds = set()
+        net.cells[0].newer[1].register_forward_hook(lambda m, i, o: kinds.add(o.dtype))
+        print(train.fit(net, task, a, b, train.Recipe(epochs=2, batch_size=20, lr=.05, precision='bf16')).loss, kinds)'''))
+    assert 'bfloat16' in out and 'nan' not in out
+
+
+def test_two_processes_hold_the_same_weights_and_count_each_test_image_once(tmp_path):
+    script = tmp_path/'two.py'
+    script.write_text(textwrap.dedent('''
+        import sys, torch
+        from unnas import data, tasks, train
+        from unnas.spaces import darts
+        a, b = (data.load('synthetic-objects', s, image_size=16, num_images=n).unlabelled() for s, n in (('train', 40), ('test', 31)))
+        task = tasks.rotation(); torch.manual_seed(0)
+        net = darts.build(darts.sample(1, seed=3)[0], task, stem='cifar', width=4, depth=3)
+        history = train.fit(net, task, a, b, train.Recipe(epochs=1, batch_size=20, lr=.05))
+        torch.save(dict(weights=[p.detach() for p in net.parameters()], loss=history.loss, score=history.score), f'{sys.argv[1]}/{train.accelerator().process_index}.pt')'''))
+    python(str(script), str(tmp_path), launcher=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'])
+    first, second = (torch.load(tmp_path/f'{rank}.pt') for rank in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first['weights'], second['weights']))
+    assert first['loss'] == second['loss'] and first['score'] == second['score']
+    assert first['score'][0] * 31 * 4 / 100 == pytest.approx(round(first['score'][0] * 31 * 4 / 100))  # a whole number of 124 answers
