@@ -391,10 +391,14 @@ def test_cifar_without_files_or_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("options, words", [
     (dict(name="cifar11"), "cifar11.*synthetic-objects"), (dict(split="dev"), "split='dev'"), (dict(crop="middle"), "crop='middle'.*inception"),
-    (dict(image_size=7), "image_size=7.*at least 8"), (dict(num_images=1), "num_images=1.*at least 2"), (dict(seed=-1), "seed=-1"),
-    (dict(name="imagefolder"), "root=None.*UNNAS_DATA"), (dict(name="cifar10"), "root=None.*cifar10/")])
+    (dict(image_size=7), "image_size=7.*at least 8"), (dict(num_images=1), "num_images=1.*at least 2"), (dict(seed=-1), "seed=-1")])
 def test_parameters_that_make_no_sense(options, words):
     with pytest.raises(ValueError, match=words): data.load(**{"name": "synthetic-objects", **options})
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "cifar10"])
+def test_a_folder_that_nobody_named(name):
+    with pytest.raises(FileNotFoundError, match=f"root=None.*UNNAS_DATA.*{name}/"): data.load(name)
 
 
 def test_other_errors(tmp_path):

@@ -2,7 +2,6 @@
 import hashlib
 import itertools
 import json
-import os
 from collections import Counter
 
 import networkx
@@ -226,7 +225,6 @@ def test_hashes_of_every_twentieth_cell():
     assert checksum(map(nasbench101._hash_of_key, nasbench101._space()[::20].tolist())) == EVERY_TWENTIETH
 
 
-@pytest.mark.skipif("UNNAS_SLOW" not in os.environ, reason="takes 45 s; set UNNAS_SLOW=1 to run it")
 def test_hashes_of_all_cells(tmp_path, monkeypatch):
     monkeypatch.setenv("UNNAS_CACHE", str(tmp_path))
     hashes = sorted(nasbench101.public_hashes())

@@ -360,12 +360,12 @@ def split_folder(root: Path, split: str, seed: int, cache=None) -> tuple[Path, l
         files = [file for position, file in enumerate(files) if (position in held_out) == (split == "test")]
     return base, files, skipped, names
 
-# %% ../nbs/05_data.ipynb #2aff0193
+# %% ../nbs/05_data.ipynb #385e9fce
 def folder_root(name: str, root: str | Path | None) -> Path:
     "The folder of a dataset: the parameter, else `UNNAS_DATA`/name."
     if root is None:
         if not os.environ.get("UNNAS_DATA"):
-            raise ValueError(f"root=None: {name} needs a folder; pass root=... or set the environment variable UNNAS_DATA to the folder that contains {name}/")
+            raise FileNotFoundError(f"root=None: {name} needs a folder; pass root=... or set the environment variable UNNAS_DATA to the folder that contains {name}/")
         root = Path(os.environ["UNNAS_DATA"]) / name
     return Path(root).expanduser()
 

@@ -437,7 +437,7 @@ def correlation_text(row: Mapping[str, Any], beyond: int, published: float | Non
     text += f"\n{beyond} beyond the axes" if beyond else ""
     return text + (f"\npaper: ρ = {published:.2f}" if published is not None else "")
 
-# %% ../nbs/03_plots.ipynb #30197bfb
+# %% ../nbs/03_plots.ipynb #93fa8db0
 def scatter_panel(ax: Axes, points: pd.DataFrame, line: pd.DataFrame, text: str, color: str) -> None:
     "Draw one panel: points with bars of one standard deviation, the robust line with its band, and the text as legend."
     size = float(np.clip(120 / np.sqrt(max(len(points), 1)), 6, 24))
@@ -445,7 +445,7 @@ def scatter_panel(ax: Axes, points: pd.DataFrame, line: pd.DataFrame, text: str,
     ax.scatter(points["x"], points["y"], s=size, color=color, alpha=0.55, linewidths=0, zorder=3)
     ax.fill_between(line["x"], line["low"], line["high"], color="black", alpha=0.15, linewidth=0, zorder=4)
     handle, = ax.plot(line["x"], line["y"], color="black", linewidth=1.2, zorder=5)
-    ax.legend([handle], [text], loc="best", framealpha=0.85, edgecolor="none", handlelength=1.2, borderpad=0.3).set_zorder(6)
+    ax.legend([handle], [text], loc="lower right", framealpha=0.85, edgecolor="none", handlelength=1.2, borderpad=0.3).set_zorder(6)
 
 # %% ../nbs/03_plots.ipynb #b273cac8
 def points_beyond(points: pd.DataFrame, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> int:
@@ -453,7 +453,7 @@ def points_beyond(points: pd.DataFrame, x_limits: tuple[float, float], y_limits:
     inside = points["x"].between(*x_limits) & points["y"].between(*y_limits)
     return int((np.isfinite(points["x"]) & np.isfinite(points["y"]) & ~inside).sum())
 
-# %% ../nbs/03_plots.ipynb #c89154c7
+# %% ../nbs/03_plots.ipynb #f05f4a5a
 def scatter_panels(pairs: pd.DataFrame, summary: pd.DataFrame, lines: pd.DataFrame, *, x_dataset: str, y_dataset: str,
                    reference: str = "cls", published: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
     """Scores on each task against scores on the reference task: one row of panels for each space, one column for each task.
@@ -476,7 +476,7 @@ def scatter_panels(pairs: pd.DataFrame, summary: pd.DataFrame, lines: pd.DataFra
             y_limits = robust_limits(points.loc[points["x"].notna(), "y"])
             text = correlation_text(results.iloc[0], points_beyond(points, x_limits, y_limits), (published or {}).get(space, {}).get(task))
             scatter_panel(ax, points, line, text, TASK_COLORS.get(task, "#4c72b0"))
-            ax.set(xlim=x_limits, ylim=(y_limits[0] - 0.15 * (y_limits[1] - y_limits[0]), y_limits[1]),  # room for the legend
+            ax.set(xlim=x_limits, ylim=(y_limits[0] - 0.3 * (y_limits[1] - y_limits[0]), y_limits[1]),  # room for the legend
                    xlabel=f"{x_dataset} {TASK_TITLES.get(reference, reference).lower()} accuracy (%)",
                    ylabel=f"{y_dataset} {TASK_TITLES.get(task, task).lower()} accuracy (%)")
         row[0].annotate(SPACE_TITLES.get(space, space), (0, 0.5), xycoords="axes fraction", xytext=(-56, 0), textcoords="offset points",

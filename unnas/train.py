@@ -29,15 +29,16 @@ from torch import nn
 
 from . import data, ops
 
-# %% ../nbs/09_train.ipynb #e3c763b2
+# %% ../nbs/09_train.ipynb #a279ff8a
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
 
-    Sizes of batches are in source images: with rotation and jigsaw the network sees 4 or grid^2 times as many. `schedule` sets the learning rate once an "epoch", as the paper
-    does, or every "step". `warmup_factor` is the share of the learning rate at the start of the warm-up. `auxiliary_weight` above 0 adds the auxiliary head's loss. `clip` bounds the
-    norm of the gradient. `precise_bn` is the number of images from which the statistics of batch normalisation are computed anew after each epoch, 0 for none.
-    `precision` "auto" is bf16 autocast on a GPU that has it, float32 elsewhere. Raises ValueError for values out of range.
+    Sizes of batches are in source images: with rotation and jigsaw the network sees 4 or grid^2 times as many. `schedule` sets the
+    learning rate once an "epoch", as the paper does, or every "step". `warmup_factor` is the share of the learning rate at the start of
+    the warm-up. `auxiliary_weight` above 0 adds the auxiliary head's loss. `clip` bounds the norm of the gradient. `precise_bn` is the
+    number of images from which the statistics of batch normalisation are computed anew after each epoch, 0 for none. `precision` "auto"
+    is bf16 autocast on a GPU that has it, float32 elsewhere. Raises ValueError for values out of range.
     """
     epochs: int
     batch_size: int
@@ -190,19 +191,21 @@ def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int
 # %% ../nbs/09_train.ipynb #c78e8e95
 CHECKPOINT_SECONDS = 60
 
-# %% ../nbs/09_train.ipynb #d242957b
+# %% ../nbs/09_train.ipynb #64e2058b
 def fit(network: nn.Module, task, train_data, test_data, recipe: Recipe, *, seed: int = 0, checkpoint: str | Path | None = None, identity: str = '',
         workers: int = 0, on_epoch: Callable[[int, History], None] | None = None) -> History:
     """Train `network` (in place) for `task` by `recipe`, and test it after each epoch.
 
-    `checkpoint` is a file to continue from and to save to; `identity` tells the runs apart. `workers` processes decode images where the data are files.
-    `on_epoch(epochs_done, history)` is called after each epoch. Raises ValueError for a batch larger than the data, and for the checkpoint of another run.
+    `checkpoint` is a file to continue from and to save to; `identity` tells the runs apart. `workers` processes decode images where the
+    data are files. `on_epoch(epochs_done, history)` is called after each epoch. Raises ValueError for a batch larger than the data, and for
+    the checkpoint of another run.
     """
     check_data(task, train_data, recipe)
     if checkpoint is not None: Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
     with reproducible(seed):
         acc = accelerator(recipe.precision)
-        optimizer = torch.optim.SGD(network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
+        optimizer = torch.optim.SGD(network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
+                                    nesterov=recipe.nesterov, fused=True)
         network = network.to(acc.device, memory_format=torch.channels_last)
         network, optimizer = acc.prepare(network, optimizer)
         history, saved = load_checkpoint(checkpoint, identity, network, optimizer, acc), time.monotonic()

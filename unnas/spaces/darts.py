@@ -26,7 +26,7 @@ from ..tasks import PooledLinear
 # %% ../../nbs/07_spaces.darts.ipynb #19f5d2d5
 NODES = 4
 
-# %% ../../nbs/07_spaces.darts.ipynb #b6b09ca6
+# %% ../../nbs/07_spaces.darts.ipynb #d34743bd
 @dataclass(frozen=True)
 class Genotype:
     """An architecture of the DARTS space: per cell eight (operation, input) pairs, two a node, and the states that the output concatenates.
@@ -58,7 +58,8 @@ class Genotype:
     def from_yaml(cls, path: str | Path) -> 'Genotype':
         "Read a configuration file in the format in which the paper's architectures were released."
         try: cells = yaml.safe_load(Path(path).read_text())['NAS']['CUSTOM_GENOTYPE']
-        except (KeyError, TypeError) as error: raise ValueError(f'{path}: has no NAS.CUSTOM_GENOTYPE, so it is not the file of a DARTS architecture') from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{path}: has no NAS.CUSTOM_GENOTYPE, so it is not the file of a DARTS architecture') from error
         return cls(*cells)
 
 # %% ../../nbs/07_spaces.darts.ipynb #4180ad62
@@ -152,7 +153,7 @@ class Network(nn.Module):
         logits = self.head(newer, size)
         return logits if auxiliary is None else (logits, auxiliary)
 
-# %% ../../nbs/07_spaces.darts.ipynb #90452437
+# %% ../../nbs/07_spaces.darts.ipynb #e8bc27ea
 def build(genotype: Genotype, task, *, stem: str, width: int, depth: int, auxiliary: bool = False, drop_path: float = 0.) -> nn.Module:
     """The network of `genotype` for `task`: `depth` cells, `width` channels a node in the first of them.
 
@@ -161,7 +162,7 @@ def build(genotype: Genotype, task, *, stem: str, width: int, depth: int, auxili
     Raises ValueError for a parameter out of range. Paper, Sections 5.2 and 6.2.
     """
     check_stem(stem)
-    if width < 2 or width % 2: raise ValueError(f'width={width}: must be an even number from 2, since a reduction takes half of its channels from each of two convolutions')
+    if width < 2 or width % 2: raise ValueError(f'width={width}: must be an even number from 2, for reductions join two convolutions of half the width')
     if depth < 3: raise ValueError(f'depth={depth}: must be at least 3, so that there is room for the two reductions')
     if not 0 <= drop_path < 1: raise ValueError(f'drop_path={drop_path}: must be a probability below 1')
     if auxiliary and not isinstance(task.head(1), PooledLinear):
@@ -194,11 +195,12 @@ def _other_parameters() -> int:
         network = Network(Genotype(empty, (2, 3, 4, 5), empty, (2, 3, 4, 5)), head, **_SIZE, auxiliary=False, drop_path=0.)
     return sum(p.numel() for p in network.parameters())
 
-# %% ../../nbs/07_spaces.darts.ipynb #a9ba3ecc
+# %% ../../nbs/07_spaces.darts.ipynb #ef527052
 def cifar_parameters(genotype: Genotype) -> int:
     "Parameters of the network of `genotype` for CIFAR-10 (width 16, depth 20, 10 classes), without building it."
     edges = _edge_parameters()
-    return _other_parameters() + sum(edges[reduction, op, source < 2] for reduction, cell in enumerate((genotype.normal, genotype.reduce)) for op, source in cell)
+    cells = enumerate((genotype.normal, genotype.reduce))
+    return _other_parameters() + sum(edges[reduction, op, source < 2] for reduction, cell in cells for op, source in cell)
 
 # %% ../../nbs/07_spaces.darts.ipynb #9933235d
 PARAMETER_WINDOW = (685_000, 906_000)
