@@ -453,7 +453,7 @@ def points_beyond(points: pd.DataFrame, x_limits: tuple[float, float], y_limits:
     inside = points["x"].between(*x_limits) & points["y"].between(*y_limits)
     return int((np.isfinite(points["x"]) & np.isfinite(points["y"]) & ~inside).sum())
 
-# %% ../nbs/03_plots.ipynb #f05f4a5a
+# %% ../nbs/03_plots.ipynb #0b5a1faf
 def scatter_panels(pairs: pd.DataFrame, summary: pd.DataFrame, lines: pd.DataFrame, *, x_dataset: str, y_dataset: str,
                    reference: str = "cls", published: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
     """Scores on each task against scores on the reference task: one row of panels for each space, one column for each task.
@@ -476,7 +476,7 @@ def scatter_panels(pairs: pd.DataFrame, summary: pd.DataFrame, lines: pd.DataFra
             y_limits = robust_limits(points.loc[points["x"].notna(), "y"])
             text = correlation_text(results.iloc[0], points_beyond(points, x_limits, y_limits), (published or {}).get(space, {}).get(task))
             scatter_panel(ax, points, line, text, TASK_COLORS.get(task, "#4c72b0"))
-            ax.set(xlim=x_limits, ylim=(y_limits[0] - 0.3 * (y_limits[1] - y_limits[0]), y_limits[1]),  # room for the legend
+            ax.set(xlim=x_limits, ylim=(max(0, y_limits[0] - 0.3 * (y_limits[1] - y_limits[0])), y_limits[1]),  # room for the legend
                    xlabel=f"{x_dataset} {TASK_TITLES.get(reference, reference).lower()} accuracy (%)",
                    ylabel=f"{y_dataset} {TASK_TITLES.get(task, task).lower()} accuracy (%)")
         row[0].annotate(SPACE_TITLES.get(space, space), (0, 0.5), xycoords="axes fraction", xytext=(-56, 0), textcoords="offset points",
