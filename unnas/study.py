@@ -478,11 +478,11 @@ def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None 
     for spec in specs[:len(settings)]: _try(spec, root)
     return specs
 
-# %% ../nbs/11_study.ipynb #5db1f79a
+# %% ../nbs/11_study.ipynb #3c204dbb
 def _fingerprint(d: Data, root: str | None, store: Store | None) -> str:
     try: return load(d, root)[2]
     except FileNotFoundError:
-        for record in (store or Store()).released_records().values():
+        for record in (store or Store()).released_records().values() if root is None else ():
             if record['spec']['data'] | {'fingerprint': ''} == asdict(d): return record['spec']['data']['fingerprint']
         raise
 
