@@ -8,7 +8,7 @@ __all__ = ['SPACES', 'SCHEMA', 'ATTEMPTS', 'Outcome', 'ENGINES', 'GRIDS', 'Space
            'check_engine', 'collect', 'sources', 'Setting', 'Grid', 'small_grid', 'paper_grid', 'small_recipe', 'grid',
            'specs_of']
 
-# %% ../nbs/11_study.ipynb #7b0f83b7
+# %% ../nbs/11_study.ipynb #d131afcf
 import hashlib
 import json
 import math
@@ -19,7 +19,7 @@ import subprocess
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, fields, replace
@@ -214,7 +214,7 @@ def _released(file: Path, modified: float) -> dict[str, dict]:
     records = (json.loads(line) for line in file.read_text().splitlines() if line)
     return {record['id']: record for record in records}
 
-# %% ../nbs/11_study.ipynb #d7e0c3db
+# %% ../nbs/11_study.ipynb #460f9c8f
 class Store:
     "Records in `folder`, by default data/records, and released ones in `released`, by default data/released."
     def __init__(self, folder: str | Path | None = None, released: str | Path | None = None):
@@ -240,9 +240,9 @@ class Store:
                 warnings.warn(f'{path.name}: not a record of this study ({error}); set aside as {aside.name}, to be computed again', stacklevel=2)
         return self.released_records().get(id)
 
-    def released_records(self) -> dict[str, dict]:
+    def released_records(self) -> ChainMap[str, dict]:
         "All released records by identity."
-        return {id: record for file in sorted(self.released.glob('*.jsonl')) for id, record in _released(file, file.stat().st_mtime).items()}
+        return ChainMap(*(_released(file, file.stat().st_mtime) for file in sorted(self.released.glob('*.jsonl'))))
 
     def put(self, record: dict) -> None:
         "Write `record`, whole or not at all."
@@ -368,13 +368,13 @@ class _Run:
     def __call__(self, spec: Spec) -> dict:
         return run(spec, root=self.root, checkpoint=self.folder/'checkpoints'/f'{spec.id}.pt')
 
-# %% ../nbs/11_study.ipynb #e8d33622
+# %% ../nbs/11_study.ipynb #f532a706
 def _row(spec: Spec, record: dict | None, error: str) -> dict:
     row = dict(id=spec.id, space=spec.space, architecture=spec.architecture_id, task=spec.task, seed=spec.seed)
     if record is None: return row | dict(status='failed', best=math.nan, final=math.nan, error=error)
     scores = {key: math.nan if (value := record['result'][key]) is None else value for key in ('best', 'final')}
-    sizes = {key: record[key] for key in ('chance', 'parameters', 'multiply_adds', 'seconds')}
-    return row | dict(status=record['status'], **scores, **sizes, error='')
+    others = {key: record[key] for key in ('chance', 'parameters', 'multiply_adds', 'seconds')}
+    return row | dict(status=record['status'], **scores, **others, error='')
 
 # %% ../nbs/11_study.ipynb #4f172505
 def sources(specs: Iterable[Spec], store: Store | None = None) -> pd.DataFrame:
