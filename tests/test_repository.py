@@ -24,8 +24,9 @@ FLOORS = {
     "complexity": 1, "data": 1, "ops": 1, "paper": 1, "plots": 1, "stats": 1,
     "tasks": 2,
     "spaces.darts": 3, "spaces.nasbench101": 3,
-    "search": 4, "train": 4,
-    "study": 5,
+    "train": 4,
+    "search": 5,
+    "study": 6,
 }
 
 

@@ -94,10 +94,11 @@ def set_progress(network: nn.Module, progress: float) -> None:
     for module in network.modules():
         if isinstance(module, DropPath): module.progress = progress
 
-# %% ../nbs/04_ops.ipynb #ff9e2cc7
+# %% ../nbs/04_ops.ipynb #e4b4b225
 class CifarStem(nn.Module):
     "3x3 convolution and batch normalisation to `3 * width` channels; both states are the same."
     reduction = False  # whether the second state is smaller than the first
+    stride = 1  # from the image to the second state
 
     def __init__(self, in_channels: int, width: int):
         super().__init__()
@@ -108,10 +109,11 @@ class CifarStem(nn.Module):
         state = self.conv(x)
         return state, state
 
-# %% ../nbs/04_ops.ipynb #f83382ba
+# %% ../nbs/04_ops.ipynb #d56c2962
 class ImageNetStem(nn.Module):
     "Three 3x3 convolutions of stride 2; the states are those at 1/4 and at 1/8 of the image size, of `width` channels."
     reduction = True
+    stride = 8
 
     def __init__(self, in_channels: int, width: int):
         super().__init__()
