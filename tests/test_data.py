@@ -387,6 +387,307 @@ def test_cifar_without_files_or_network(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="cifar-10-batches-py"): data.load("cifar10", root=tmp_path / "empty")
 
 
+# ---- street scenes and their label maps
+
+LEVELS = 20, 125, 230
+PALETTE = np.random.default_rng(0).permutation(np.array([(r, g, b) for r in LEVELS for g in LEVELS for b in LEVELS], np.uint8))
+# the official numbering: train ids of the ids 0 to 33
+OFFICIAL = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 255, 255, 16, 17, 18]
+
+
+def street_map(width, height, shift=0):
+    "Blocks of all 19 classes, and void in a corner."
+    classes = (np.arange(width)[None] // 10 + 3 * (np.arange(height)[:, None] // 8) + shift) % 19
+    classes[-12:, -12:] = 255
+    return classes.astype(np.uint8)
+
+
+def colours_of(classes): return PALETTE[np.where(classes == 255, 26, classes)]
+
+
+def add_street(root, split, name, classes, kind="labelTrainIds", colours=colours_of, suffix=".png"):
+    image, label = root / "leftImg8bit" / split / f"{name}_leftImg8bit{suffix}", root / "gtFine" / split / f"{name}_gtFine_{kind}.png"
+    for path in (image, label): path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(colours(classes)).save(image, quality=98)
+    Image.fromarray(classes if kind == "labelTrainIds" else np.array([*map(OFFICIAL.index, range(19))] + [4] * 237, np.uint8)[classes]).save(label)
+    return image, label
+
+
+@pytest.fixture
+def town(tmp_path):
+    "Seven training scenes and four of val; some with train ids, some with ids."
+    for split, count in (("train", 7), ("val", 4)):
+        for number in range(count):
+            city, kind = ("aachen", "labelTrainIds") if number % 2 else ("bonn", "labelIds")
+            add_street(tmp_path / "town", split, f"{city}/{city}_{number:06}_000019", street_map(160, 96, number), kind)
+    return tmp_path / "town"
+
+
+def streets(root, split="train", **options): return data.load("cityscapes", split, root=root, **{"image_size": 48, "crop": "scale", **options})
+
+
+def share_aligned(images, maps):
+    "The share of pixels inside of one class, and how many of these have the colour of their class."
+    pixels = images.permute(0, 2, 3, 1).numpy().astype(int)
+    nearest = (np.abs(pixels[:, :, :, None] - PALETTE[None, None, None]).sum(-1)).argmin(-1)
+    maps = np.where(maps == 255, 26, maps)
+    inside = np.ones(maps[:, 1:-1, 1:-1].shape, bool)
+    for down in (0, 1, 2):
+        for right in (0, 1, 2): inside &= maps[:, down:down + inside.shape[1], right:right + inside.shape[2]] == maps[:, 1:-1, 1:-1]
+    return inside.mean(), (nearest == maps)[:, 1:-1, 1:-1][inside].mean()
+
+
+def test_cityscapes_as_on_disk(town):
+    (town / "leftImg8bit" / "train" / "bonn" / "notes.png").write_bytes(b"not an image of the data set")
+    train, test = streets(town), streets(town, "val")
+    assert (len(train), len(test), test.split, train.image_size) == (7, 4, "test", 48)
+    assert data.load("cityscapes", root=town).image_size == 321
+    assert [path.split("/")[-2] for path in train.paths] == ["aachen"] * 3 + ["bonn"] * 4
+    with pytest.raises(data.NoLabels, match="label maps, not one label an image.*with_maps"): train.labels
+    assert not hasattr(train, "num_classes") and [labels for _, labels in batches(train, 4, seed=0)] == [None, None]
+    mapped = train.with_maps()
+    assert mapped.num_classes == 19 and mapped.classes == data.MAP_CLASSES and mapped.classes[13] == "car" and not hasattr(mapped, "labels")
+    [(images, maps)] = batches(mapped, 7, seed=0)
+    assert images.shape == (7, 3, 48, 48) and maps.shape == (7, 48, 48) and images.dtype == maps.dtype == torch.uint8
+    assert torch.equal(images, batches(train, 7, seed=0)[0][0]) and torch.equal(images, batches(train.unlabelled(), 7, seed=0)[0][0])
+
+
+def test_both_numberings_give_the_same_train_ids(town):
+    whole = streets(town).with_maps().whole()
+    for (images, maps), path in zip(batches(whole, 1), whole.paths):
+        expected = street_map(160, 96, int(path.split("_")[-3]))
+        assert np.array_equal(maps[0], expected) and np.array_equal(images[0].permute(1, 2, 0), colours_of(expected))
+
+
+def test_ids_become_train_ids_by_the_official_table():
+    assert data.to_train_ids(np.arange(34, dtype=np.uint8), "labelIds", "").tolist() == OFFICIAL
+    assert data.to_train_ids(np.array([255], np.uint8), "labelIds", "").tolist() == [255]      # the licence plate, -1
+    assert data.to_train_ids(np.array([0, 18, 255], np.uint8), "labelTrainIds", "").tolist() == [0, 18, 255]
+
+
+def test_train_ids_are_preferred(town):
+    add_street(town, "train", "celle/celle_000000_000019", street_map(40, 40), "labelIds")
+    _, label = add_street(town, "train", "celle/celle_000000_000019", street_map(40, 40), "labelTrainIds")
+    Image.new("L", (40, 40), 7).save(label)
+    assert set(batches(streets(town).with_maps().whole().subset([7]), 1)[0][1].flatten().tolist()) == {7}
+
+
+def test_jpeg_images_serve_as_well(tmp_path):
+    add_street(tmp_path, "train", "a/a_0_0", street_map(160, 96), suffix=".jpg")
+    [(images, maps)] = batches(streets(tmp_path).with_maps(), 1, seed=0)
+    assert share_aligned(images, maps)[1] > .97
+
+
+@pytest.mark.parametrize("crop", ["scale", "scale-wide", "inception", "random"])
+def test_image_and_map_stay_aligned(town, crop):
+    dataset = streets(town, crop=crop).with_maps()
+    everything = [batches(dataset, 7, seed=seed)[0] for seed in (*range(12), None)]
+    inside, right = share_aligned(*map(torch.cat, zip(*everything)))
+    assert inside > .3 and right > .995
+    assert len({maps.numpy().tobytes() for _, maps in everything}) == 13
+
+
+def test_alignment_is_exact_to_a_part_of_a_pixel(tmp_path):
+    columns, rows = np.meshgrid(np.arange(240), np.arange(160))
+    for number, place in enumerate((columns, rows)):   # ramps: the grey level tells the column or row, the map the same in steps of 13
+        grey = np.repeat(place[:, :, None], 3, 2).astype(np.uint8)
+        add_street(tmp_path, "train", f"a/a_{number}_0", (place // 13).astype(np.uint8), colours=lambda _: grey)
+    dataset = streets(tmp_path, image_size=64).with_maps()
+    for position in range(2):
+        images, maps = zip(*(batches(dataset.subset([position]), 1, seed=seed)[0] for seed in range(300)))
+        off = torch.cat(images)[:, 0].double() - (13. * torch.cat(maps) + 6)
+        assert off.abs().max() < 9 and abs(off.mean()) < .15
+
+
+def test_scale_crops_show_things_from_half_to_twice_their_size(tmp_path):
+    ramp = np.broadcast_to(np.arange(250)[None], (100, 250))
+    add_street(tmp_path, "train", "a/a_0_0", (ramp * 0).astype(np.uint8), colours=lambda _: np.repeat(ramp[:, :, None], 3, 2).astype(np.uint8))
+    for crop, enlarged in (("scale", 512 / 321), ("scale-wide", 1024 / 769)):
+        lines = torch.cat([batches(streets(tmp_path, crop=crop), 1, seed=seed)[0][0][:, 0].double().mean(1) for seed in range(400)])
+        short = 100 * 37 / (lines[:, 42] - lines[:, 5])   # the ramp's slope tells the short side
+        assert short.min() > 46 and 1.9 * enlarged * 48 < short.max() < 2.1 * enlarged * 48
+        held = (1 - np.log2(enlarged)) / 2   # the share of draws that would be smaller than the crop
+        assert abs((short < 48.5).double().mean() - held) < .06 and abs(short.log2().median() - np.log2(48 * enlarged)) < .2
+        centre = batches(streets(tmp_path, crop=crop), 1)[0][0][0, 0].double().mean(0)
+        assert abs(centre.mean() - 124.5) < .6 and abs((centre[42] - centre[5]) / 37 - 100 / (48 * enlarged)) < .03
+
+
+@pytest.mark.parametrize("width, height", [(98, 98), (480, 360), (2048, 1024), (30, 20)])
+def test_scale_boxes_reach_both_edges_and_never_leave(width, height):
+    random = data.generator(0)
+    boxes = np.array([data.scale_box(width, height, 48, 1.05, random) for _ in range(3000)])
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+    assert np.allclose(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    step = (boxes[:, 2] - boxes[:, 0]) / 48   # source pixels for one of the crop
+    room = np.round(height / step).astype(int) - 48
+    offset = np.round(boxes[:, 1] / step)
+    for few in (1, 2, 3):   # all offsets from 0 to the last, equally often
+        seen = np.bincount(offset[room == few].astype(int), minlength=few + 1)
+        assert len(seen) == few + 1 and seen.min() > 0
+
+
+def test_an_image_smaller_than_the_crop_is_scaled_up(tmp_path):
+    add_street(tmp_path, "train", "a/a_0_0", street_map(40, 30))
+    for seed in (None, 0, 1):
+        for crop in ("scale", "scale-wide"):
+            [(images, maps)] = batches(streets(tmp_path, image_size=64, crop=crop).with_maps(), 1, seed=seed)
+            assert images.shape == (1, 3, 64, 64) and maps.shape == (1, 64, 64) and share_aligned(images, maps)[1] > .99
+
+
+@pytest.fixture(params=["files", "memory"])
+def scenes(request, town):
+    if request.param == "files": return streets(town)
+    return data.load("synthetic-streets", num_images=7, image_size=24, crop="scale")
+
+
+def test_workers_and_shards_do_not_change_maps(scenes):
+    mapped = scenes.with_maps()
+    here, there = batches(mapped, 4, seed=7), batches(mapped, 4, seed=7, workers=2)
+    assert [len(maps) for _, maps in here] == [4, 3]
+    for a, b in zip(here, there): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+    assert not torch.equal(here[0][1], batches(mapped, 4, seed=8)[0][1])
+    shards = [batches(mapped, 6, seed=7, shard=(rank, 3)) for rank in range(3)]
+    assert [len(shard[1][1]) for shard in shards] == [1, 0, 0] and shards[2][1][0].shape[1:] == here[0][0].shape[1:]
+    whole = batches(mapped, 6, seed=7)[0]
+    assert all(torch.equal(torch.stack([shards[row % 3][0][part][row // 3] for row in range(6)]), whole[part]) for part in range(2))
+
+
+def test_crops_do_not_depend_on_maps_or_batches(scenes):
+    plain, mapped = (torch.cat([images for images, _ in batches(view, size, seed=3)]) for view, size in ((scenes, 7), (scenes.with_maps(), 2)))
+    assert torch.equal(plain, mapped)
+
+
+def test_unlabelled_scenes_have_no_maps_to_give(scenes):
+    for blind in (scenes.unlabelled(), scenes.with_maps().unlabelled(), scenes.unlabelled().whole().subset([1, 2])):
+        assert blind._maps is None and {labels for _, labels in blind.batches(1)} == {None}
+        for attribute in ("labels", "num_classes", "classes", "label_maps"): assert not hasattr(blind, attribute)
+        with pytest.raises(data.NoLabels): blind.labels
+        with pytest.raises(ValueError, match=f"{blind.name}.*has no label maps; use cityscapes or synthetic-streets"): blind.with_maps()
+
+
+def test_fingerprints_of_scenes(scenes):
+    mapped = scenes.with_maps()
+    views = [scenes, mapped, mapped.whole(), mapped.subset([0, 1]), scenes.resized(32), mapped.resized(32)]
+    assert len({view.fingerprint for view in views}) == len(views)
+    assert scenes.with_maps().unlabelled().fingerprint == scenes.unlabelled().fingerprint
+    assert scenes.with_maps().fingerprint == scenes.with_maps().fingerprint
+
+
+def test_label_free_fingerprints_do_not_depend_on_maps(town):
+    before, mapped = streets(town).unlabelled().fingerprint, streets(town).with_maps().fingerprint
+    Image.new("L", (160, 96), 3).save(town / "gtFine" / "train" / "aachen" / "aachen_000001_000019_gtFine_labelTrainIds.png")
+    assert streets(town).unlabelled().fingerprint == before and streets(town).with_maps().fingerprint != mapped
+    os.rename(town / "gtFine", town / "elsewhere")
+    assert streets(town).unlabelled().fingerprint == before
+    pixels, maps = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+    one, other = (data.TensorImages("x", "train", pixels, label_maps=each) for each in (maps, maps + 1))
+    assert one.unlabelled().fingerprint == other.unlabelled().fingerprint and one.with_maps().fingerprint != other.with_maps().fingerprint
+
+
+def test_whole_images_have_their_own_size(town):
+    test = streets(town, "test").with_maps()
+    [(images, maps)] = batches(test.whole(), 4)
+    assert images.shape == (4, 3, 96, 160) and maps.shape == (4, 96, 160) and share_aligned(images, maps)[1] == 1
+    [(images, maps)] = batches(test.whole().resized(48), 4, workers=1)
+    assert images.shape == (4, 3, 48, 80) and maps.shape == (4, 48, 80) and share_aligned(images, maps)[1] > .99
+    assert batches(streets(town).whole(), 1)[0][1] is None and "their own size" in repr(test.whole())
+    add_street(town, "val", "ulm/ulm_0_0", street_map(100, 96))
+    assert [tuple(maps.shape) for _, maps in batches(streets(town, "test").with_maps().whole(), 1)] == [(1, 96, 160)] * 4 + [(1, 96, 100)]
+    with pytest.raises(ValueError, match="batch_size=5: images of 100x96 and 160x96 pixels in one batch; pass batch_size=1"):
+        batches(streets(town, "test").whole(), 5)
+
+
+def test_scenes_in_memory():
+    load = lambda **options: data.load("synthetic-streets", num_images=20, image_size=64, **options)
+    plain, jittered = load(), load(crop="scale")
+    assert next(plain.batches(20, seed=0))[0].shape == next(jittered.batches(20, seed=0))[0].shape == (20, 3, 64, 64)
+    assert torch.equal(plain.images, load(crop="random").images) and jittered.whole().image_size == 102   # 64 * 512 / 321
+    assert torch.equal(jittered.labels, plain.labels) and torch.equal(next(jittered.batches(20))[1], plain.labels)
+    images, maps = next(jittered.with_maps().batches(20))   # the centre at the scale of the whole
+    assert torch.equal(images, jittered.images[:, :, 19:83, 19:83]) and torch.equal(maps, jittered.label_maps[:, 19:83, 19:83])
+    assert torch.equal(next(jittered.with_maps().whole().batches(20))[1], jittered.label_maps)
+    assert torch.equal(next(plain.with_maps().batches(20))[1], plain.label_maps)
+    weights, alphas = jittered.with_maps().halves(0)
+    assert len(weights) == len(alphas) == 10 and next(alphas.batches(3, seed=1))[1].shape == (3, 64, 64)
+
+
+def test_resized_maps_keep_their_classes():
+    dataset = data.load("synthetic-streets", num_images=6, image_size=32)
+    small = dataset.resized(16)
+    assert torch.equal(small.label_maps, dataset.label_maps[:, 1::2, 1::2]) and torch.equal(small.labels, dataset.labels)
+    assert torch.equal(next(dataset.with_maps().resized(16).batches(6))[1], small.label_maps)
+    assert set(small.with_maps().resized(50).label_maps.unique().tolist()) == set(small.label_maps.unique().tolist())
+
+
+def test_predictions_are_painted_in_the_colours_of_their_classes():
+    painted = data.paint_maps(torch.tensor([[[0, 13], [18, 255]]]))
+    assert painted.shape == (1, 3, 2, 2) and painted[0, :, 0, 0].tolist() == [128, 64, 128] and painted[0, :, 1, 1].tolist() == [0, 0, 0]
+    assert len({tuple(colour) for colour in data.MAP_COLOURS[:19].tolist()}) == 19
+
+
+def bad_map(town, pixels):
+    label = town / "gtFine" / "train" / "aachen" / "aachen_000003_000019_gtFine_labelTrainIds.png"
+    pixels.save(label) if isinstance(pixels, Image.Image) else label.write_bytes(pixels)
+
+
+@pytest.mark.parametrize("pixels, words", [
+    (Image.new("L", (80, 48)), "aachen_000003.*of 80x48 pixels for an image of 160x96; use the map of that image"),
+    (Image.new("L", (96, 160)), "of 96x160 pixels for an image of 160x96"),
+    (Image.new("L", (160, 96), 19), "aachen_000003.*value 19, which is none of the labelTrainIds.*use 0 to 18, and 255"),
+    (Image.new("RGB", (160, 96)), "aachen_000003.*mode RGB; store the number of the class in one byte a pixel"),
+    (b"no picture", "aachen_000003.*cannot be read.*repair it, or remove it and its image")])
+def test_a_bad_label_map_is_named(town, pixels, words):
+    bad_map(town, pixels)
+    assert len(batches(streets(town), 7)) == 1   # images alone do not mind
+    with pytest.raises(ValueError, match=words): batches(streets(town).with_maps(), 7)
+
+
+def test_ids_out_of_the_official_table(town):
+    Image.new("L", (160, 96), 34).save(town / "gtFine" / "train" / "bonn" / "bonn_000002_000019_gtFine_labelIds.png")
+    with pytest.raises(ValueError, match="bonn_000002_000019_gtFine_labelIds.png.*value 34, which is none of the labelIds.*use 0 to 33, and 255"):
+        batches(streets(town).with_maps(), 7)
+
+
+def test_an_image_without_a_label_map(town):
+    (town / "gtFine" / "train" / "bonn" / "bonn_000002_000019_gtFine_labelIds.png").unlink()
+    with pytest.raises(ValueError, match="bonn_000002_000019_leftImg8bit.png has no label map; add gtFine/train/bonn/bonn_000002.*labelTrainIds.png"):
+        streets(town)
+    assert len(streets(town, "test").with_maps()) == 4
+
+
+def test_scenes_without_any_label_map_serve_pretext_tasks(town):
+    os.rename(town / "gtFine", town / "elsewhere")
+    assert batches(streets(town), 7, seed=0)[0][0].shape == (7, 3, 48, 48)
+    with pytest.raises(ValueError, match="cityscapes .train.: has no label maps"): streets(town).with_maps()
+
+
+def test_a_broken_scene_is_skipped_with_its_map(town):
+    (town / "leftImg8bit" / "train" / "aachen" / "aachen_000003_000019_leftImg8bit.png").write_bytes(b"no")
+    with pytest.warns(UserWarning, match="aachen_000003"): train = streets(town)
+    images, maps = batches(train.with_maps(), 6)[0]
+    assert len(train) == 6 and share_aligned(images, maps)[1] > .99
+
+
+def test_folders_that_are_not_cityscapes(town, tmp_path):
+    for root in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(FileNotFoundError, match="has no folder leftImg8bit/train; pass the folder that holds"): streets(root)
+    with pytest.raises(FileNotFoundError, match="root=None.*cityscapes/"): data.load("cityscapes")
+    for path in (town / "leftImg8bit" / "val").glob("*/*"): path.unlink()
+    with pytest.raises(ValueError, match="leftImg8bit/val holds no image <city>/.*_leftImg8bit.png; put the images"): streets(town, "test")
+
+
+def test_data_without_maps(tmp_path):
+    for dataset in (data.load("synthetic-objects", num_images=4, image_size=8), data.load("imagenet", root=tree(tmp_path / "d"))):
+        with pytest.raises(ValueError, match=f"{dataset.name} .train.: has no label maps; use cityscapes or synthetic-streets"): dataset.with_maps()
+
+
+@pytest.mark.parametrize("maps, words", [
+    (torch.zeros(2, 8, 7, dtype=torch.uint8), r"label_maps of shape \(2, 8, 7\): must be \(2, 8, 8\)"),
+    (torch.full((2, 8, 8), 20, dtype=torch.uint8), "x .train.*value 20, which is none")])
+def test_label_maps_in_memory_are_checked(maps, words):
+    with pytest.raises(ValueError, match=words): data.TensorImages("x", "train", torch.zeros(2, 3, 8, 8, dtype=torch.uint8), label_maps=maps)
+
+
 # ---- errors say what to do
 
 @pytest.mark.parametrize("options, words", [

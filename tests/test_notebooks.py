@@ -6,10 +6,21 @@ import pytest
 from tools import study
 
 SMALLEST = {
+    "cells": {"tasks": ["rot"], "seeds": 1, "engine": "serial"},
+    "fig1": {},
     "fig2": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "spaces": ["darts"], "engine": "serial"},
+    "search": {"task": "jig", "partial_channels": 2},
+    "table1": {"architectures": "searched", "tasks": ["rot"], "random": 1, "engine": "serial"},
 }
 LEAVES = {
+    "cells": {*(f"cells_{name}.{kind}" for name in ("published", "searched", "similarity") for kind in ("png", "svg")),
+              "cells_similarity.csv", "cells_groups.csv"},
+    "fig1": {"fig1.png", "fig1.svg"},
     "fig2": {"fig2.png", "fig2.svg", "fig2.csv", "fig2_rho.csv"},
+    "search": {"search_synthetic-objects_jig_0_pc2.json", "search_synthetic-objects_jig_0_pc2_curves.csv",
+               *(f"search_synthetic-objects_jig_0_pc2_{name}.{kind}" for name in ("curves", "normal", "reduce", "forming", "cells")
+                 for kind in ("png", "svg"))},
+    "table1": {"table1.png", "table1.svg", *(f"table1_rows.{kind}" for kind in ("csv", "md", "tex", "html"))},
 }
 
 

@@ -225,3 +225,119 @@ def test_image_grid_shows_the_images():
 def test_image_grid_refuses_other_arrays(images):
     with pytest.raises(ValueError, match="pass uint8 of shape"):
         plots.image_grid(images)
+
+
+def test_text_of_a_contact_sheet_fits_and_cells_have_about_the_same_scale():
+    names = ["darts", "imagenet_rot", "imagenet22k_jig", "cityscapes_col", "pdarts"]
+    sheet = plots.cell_sheet({name: tuple(darts_graph(paper.GENOTYPES[name][kind]) for kind in ("normal", "reduce")) for name in names}, columns=2)
+    renderer = FigureCanvasAgg(sheet).get_renderer()
+    sheet.draw(renderer)
+    assert [ax.get_title(loc="left") for ax in sheet.axes] == [word for name in names for word in (name, "")]
+    assert [text.get_text() for text in sheet.texts] == ["normal cell", "reduction cell"] * 2
+    scales = []
+    for ax in sheet.axes:
+        boxes = [p.get_window_extent(renderer) for p in ax.patches if isinstance(p, matplotlib.patches.FancyBboxPatch)]
+        assert len(boxes) == len(ax.texts) == 15
+        for text in ax.texts:
+            extent = text.get_window_extent(renderer)
+            assert any(b.x0 <= extent.x0 and extent.x1 <= b.x1 and b.y0 <= extent.y0 and extent.y1 <= b.y1 for b in boxes)
+        scales.append(ax.texts[0].get_size())
+    assert max(scales) < 2 * min(scales)
+    extents = [ax.get_tightbbox(renderer) for ax in sheet.axes]
+    assert not any(a.overlaps(b) for a, b in combinations(extents, 2))
+    assert "sep 3×3" in [text.get_text() for text in sheet.axes[0].texts]
+
+
+def test_a_contact_sheet_of_one_is_not_larger_than_natural_and_one_of_none_is_refused():
+    cell = PUBLISHED[0]
+    one = plots.cell_sheet({"one": (cell, cell)}, width=100)
+    assert one.get_size_inches()[0] < 14 and one.axes[0].texts[0].get_size() <= plots.FONT_SIZE
+    assert plots.cell_sheet({"one": (cell, cell)}, width=5).get_size_inches()[0] == pytest.approx(5)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.cell_sheet({})
+
+
+EDGES = [(node, source) for node in range(4) for source in range(node + 2)]
+OPERATIONS = list(paper.OPERATIONS.values())
+
+
+def shares(epochs):
+    rng = np.random.default_rng(0)
+    weights = np.exp(rng.normal(size=(epochs + 1, 14, 8)).cumsum(axis=0) / 5)
+    return weights / weights.sum(axis=2, keepdims=True)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 50])
+def test_alpha_panels_show_each_operation_on_each_edge(epochs):
+    alphas = shares(epochs)
+    figure = plots.alpha_panels(alphas, edges=EDGES, operations=OPERATIONS, title="a search")
+    shown = {ax.get_title(): ax for ax in figure.axes if ax.axison}
+    assert len(shown) == 14 and len(figure.axes) == 20
+    panel = shown["node 0 → node 2"]
+    lines = {line.get_label(): line for line in panel.lines}
+    for operation, name in enumerate(OPERATIONS):
+        assert np.array_equal(lines[plots.operation_text(name)].get_ydata(), alphas[:, EDGES.index((2, 2)), operation])
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines.values()}) == 9  # and the level of equal shares
+    assert len({ax.get_ylim() for ax in shown.values()}) == 1 and panel.get_ylim()[1] > alphas.max()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [plots.operation_text(name) for name in OPERATIONS]
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(ax.get_tightbbox().overlaps(legend) for ax in shown.values())
+
+
+def test_alpha_panels_refuse_what_are_no_shares():
+    for wrong, message in [(shares(3)[:, :13], "14 edges"), (shares(3)[0], "epochs"),
+                           (shares(3) * 2, "after the softmax"), (shares(3)[:0], "has shape")]:
+        with pytest.raises(ValueError, match=message):
+            plots.alpha_panels(wrong, edges=EDGES, operations=OPERATIONS, title="")
+
+
+def watched(epochs):
+    epoch = np.arange(epochs + 1)
+    return pd.DataFrame({"epoch": epoch, "loss": 2.0 - 0.1 * epoch, "alpha_loss": np.where(epoch < 2, np.nan, 2.0), "score": 10.0 + epoch,
+                         "entropy_normal": np.log(8) - 0.01 * epoch, "entropy_reduce": np.log(8) - 0.02 * epoch,
+                         "skips_normal": epoch, "skips_reduce": 8})
+
+
+def test_search_curves_show_all_columns():
+    frame = watched(6)
+    figure = plots.search_curves(frame)
+    assert [ax.get_title() for ax in figure.axes] == ["Loss", "Accuracy", "Entropy of an edge", "Skip connections"]
+    drawn = [list(line.get_ydata()) for ax in figure.axes for line in ax.lines]
+    for name in frame.columns[1:]:
+        assert any(np.array_equal(values, frame[name], equal_nan=True) for values in drawn), name
+    levels = {line.get_label(): line.get_ydata()[0] for ax in figure.axes for line in ax.lines if len(line.get_ydata()) == 2}
+    assert levels == {"ln 8: undecided": np.log(8), "half of the cell": 4}
+    bottom, top = figure.axes[3].get_ylim()
+    assert bottom < 0 and top > 8
+    figure.canvas.draw()
+
+
+def test_search_curves_refuse_a_frame_without_a_column_or_row():
+    with pytest.raises(ValueError, match="lacks loss, skips_reduce; pass the columns epoch, loss"):
+        plots.search_curves(watched(3).drop(columns=["loss", "skips_reduce"]))
+    with pytest.raises(ValueError, match="no rows"):
+        plots.search_curves(watched(3)[:0])
+
+
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_similarity_map_prints_every_number_inside_its_field(n):
+    values = np.random.default_rng(0).random((n, n))
+    names = [f"ImageNet rotation {i}" for i in range(n)]
+    figure = plots.similarity_map(pd.DataFrame((values + values.T) / 2, names, names), "a title")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    ax = figure.axes[0]
+    assert len(ax.texts) == n * n and ax.texts[1].get_text() == f"{(values + values.T)[0, 1] / 2:.2f}"
+    field = ax.get_window_extent(renderer).width / n
+    assert max(text.get_window_extent(renderer).width for text in ax.texts) < 0.95 * field
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    assert figure.axes[1].get_ylim() == (0, 1)
+
+
+def test_similarity_map_refuses_other_matrices():
+    frame = pd.DataFrame(np.eye(3), list("abc"), list("abc"))
+    for wrong, message in [(frame.iloc[:2], "2 rows and 3 columns"), (frame[list("bca")], "the same names"), (frame - 0.1, "outside 0 to 1"),
+                           (frame.replace(1, np.nan), "outside 0 to 1"), (frame.iloc[:0, :0], "at least one")]:
+        with pytest.raises(ValueError, match=message):
+            plots.similarity_map(wrong, "")

@@ -232,7 +232,7 @@ def test_files_search_like_anything_else_whatever_the_number_of_decoders(tmp_pat
     (dict(stem='imagenet'), ['image_size=12', 'divides them by 32', 'cifar stem']),
     (dict(partial_channels=4), ['partial_channels=4', 'width (now 4)', 'multiple']),
     (dict(train_images=20), ['batch_size=10', 'only 9', 'more images']),
-    (dict(task='seg'), ['seg']),
+    (dict(task='seg', data=Data('synthetic-objects', 12, train_images=60, test_images=0)), ["task='seg'", 'label maps', 'cityscapes']),
     (dict(task='cls', data=Data('synthetic-objects', 12, train_images=60, test_images=0, labels=False)), ['label']),
 ])
 def test_bad_input_is_refused_before_the_first_step(change, words, monkeypatch):

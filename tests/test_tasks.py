@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from skimage.color import rgb2gray, rgb2lab
 from torch import nn
 
-from unnas import tasks
+from unnas import data, tasks
 
 LABEL_FREE = ["rot", "col", "jig"]
 STYLE_NAMES = ["cifar", "imagenet"]
@@ -419,10 +419,190 @@ def test_segmentation_head_keeps_the_size_of_the_map_in_every_branch():
     assert [branch[0].dilation for branch in head.branches] == [(1, 1), (6, 6), (12, 12), (18, 18)]
 
 
-def test_segmentation_does_not_train_yet():
-    with pytest.raises(NotImplementedError, match="segmentation"):
-        tasks.segmentation(19).batch(random_images(1, 32), None, True, seeded())
+# ---------------------------------------------------------------- segmentation
 
+def random_maps(count, height, width, seed=0, classes=19):
+    """Train ids, about a tenth of them void."""
+    maps = torch.randint(0, classes, (count, height, width), generator=seeded(seed), dtype=torch.uint8)
+    return torch.where(torch.rand(maps.shape, generator=seeded(seed + 1)) < 0.1, 255, maps).to(torch.uint8)
+
+
+def test_segmentation_flips_image_and_map_together():
+    images, maps = random_images(40, 24), random_maps(40, 24, 24)
+    inputs, targets = tasks.segmentation(19).batch(images, maps, True, seeded(3))
+    draws = seeded(3)
+    flipped = torch.rand(40, generator=draws) < 0.5
+    alpha = 0.1 * torch.randn(40, 3, generator=draws).double().numpy()
+    assert targets.dtype == torch.int64 and targets.shape == (40, 24, 24) and 5 < flipped.sum() < 35
+    for i, image in enumerate(hwc(images)):
+        assert_same(inputs[i], slow_prepare(image, "imagenet", flipped[i], alpha=alpha[i]))
+        expected = maps[i].numpy()[:, ::-1] if flipped[i] else maps[i].numpy()
+        assert np.array_equal(targets[i], expected)
+
+
+def test_the_style_says_how_segmentation_is_lit_and_normalised():
+    images, maps = random_images(8, 16), random_maps(8, 16, 16)
+    inputs, targets = tasks.segmentation(19, style="cifar").batch(images, maps, True, seeded(3))
+    flipped = torch.rand(8, generator=seeded(3)) < 0.5
+    for i, image in enumerate(hwc(images)):
+        assert_same(inputs[i], slow_prepare(image, "cifar", flipped[i]))
+    assert inputs.shape == (8, 3, 16, 16)  # not padded: the map could not follow
+
+
+@pytest.mark.parametrize("height, width, grown", [(32, 64, (33, 65)), (32, 33, (33, 33)), (17, 20, (17, 21)), (17, 33, (17, 33))])
+def test_whole_images_get_an_odd_size_for_testing(height, width, grown):
+    images = torch.randint(0, 256, (2, 3, height, width), generator=seeded(), dtype=torch.uint8)
+    maps = random_maps(2, height, width)
+    inputs, targets = tasks.segmentation(19).batch(images, maps, False, None)
+    assert inputs.shape[2:] == targets.shape[1:] == grown and targets.dtype == torch.int64
+    assert torch.equal(targets[:, :height, :width], maps.long())
+    for i, image in enumerate(hwc(images)):
+        assert_same(inputs[i, :, :height, :width], slow_normalise(image, "imagenet"))
+    margin = torch.ones(grown, dtype=torch.bool)
+    margin[:height, :width] = False
+    assert (inputs[:, :, margin] == 0).all() and (targets[:, margin] == 255).all()
+    assert tasks.segmentation(19).batch(images, maps, True, seeded())[0].shape == images.shape
+
+
+def test_a_cityscapes_image_becomes_1025_by_2049():
+    images, maps = torch.zeros(1, 3, 1024, 2048, dtype=torch.uint8), torch.zeros(1, 1024, 2048, dtype=torch.uint8)
+    inputs, targets = tasks.segmentation(19).batch(images, maps, False, None)
+    assert inputs.shape == (1, 3, 1025, 2049) and targets.shape == (1, 1025, 2049)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_segmentation_loss_leaves_void_out(smoothing):
+    outputs = torch.randn(2, 5, 6, 7, generator=seeded(), dtype=torch.float64)
+    targets = random_maps(2, 6, 7, classes=5).long()
+    logs = outputs.log_softmax(1).numpy()
+    losses = [-(1 - smoothing) * logs[n, targets[n, y, x], y, x] - smoothing * logs[n, :, y, x].mean()
+              for n, y, x in itertools.product(range(2), range(6), range(7)) if targets[n, y, x] != 255]
+    assert 0 < len(losses) < 84
+    assert tasks.segmentation(5).loss(outputs, targets, smoothing).item() == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_of_void_has_no_loss_and_no_gradient(smoothing):
+    outputs = torch.randn(1, 5, 4, 4, generator=seeded(), requires_grad=True)
+    loss = tasks.segmentation(5).loss(outputs, torch.full((1, 4, 4), 255), smoothing)
+    loss.backward()
+    assert loss.item() == 0 and (outputs.grad == 0).all()
+
+
+def test_segmentation_scores_pixels_that_are_not_void():
+    outputs = F.one_hot(torch.tensor([[[0, 1], [2, 2]]]), 3).permute(0, 3, 1, 2).double()
+    assert tasks.segmentation(3).score(outputs, torch.tensor([[[0, 255], [2, 1]]])).tolist() == [True, True, False]
+
+
+def slow_mean_iou(predictions, labels, num_classes):
+    """Pixel by pixel, class by class, in float64; the classes that occur in a prediction or a label."""
+    pairs = [(p, t) for p, t in zip(predictions.flatten().tolist(), labels.flatten().tolist()) if t != 255]
+    values = []
+    for c in range(num_classes):
+        intersection, union = sum(p == t == c for p, t in pairs), sum(c in (p, t) for p, t in pairs)
+        if union:
+            values.append(np.float64(intersection) / union)
+    return 100 * np.mean(values)
+
+
+@pytest.mark.parametrize("present", [19, 7])
+def test_mean_iou_against_brute_force(present):
+    task, outputs, labels = tasks.segmentation(19), [], []
+    for number in range(3):  # batches of unequal size and difficulty
+        targets = random_maps(number + 1, 8, 11, seed=number, classes=present).long()
+        guess = torch.where(torch.rand(targets.shape, generator=seeded(number)) < 0.3 * number, targets, (targets + 1) % present)
+        outputs.append(F.one_hot(guess.where(guess < 19, 0), 19).permute(0, 3, 1, 2) + 0.1 * torch.rand(len(guess), 19, 8, 11, generator=seeded(9)))
+        labels.append(targets)
+    metric = task.metric()
+    for batch, targets in zip(outputs, labels):
+        metric.update(batch, targets)
+    predictions = torch.cat([batch.argmax(1) for batch in outputs])
+    expected = slow_mean_iou(predictions, torch.cat(labels), 19)
+    assert metric.compute() == pytest.approx(expected, rel=1e-12)
+    of_batches = [slow_mean_iou(batch.argmax(1), targets, 19) for batch, targets in zip(outputs, labels)]
+    assert abs(np.mean(of_batches) - expected) > 0.1
+    assert int(tasks.intersection_over_union(metric.state).isfinite().sum()) == present
+    assert metric.state.sum() == (torch.cat(labels) != 255).sum() and metric.state.dtype == torch.int64
+
+
+def test_a_perfect_and_a_constant_segmentation():
+    targets = random_maps(2, 20, 20, classes=6).long()
+    metric = tasks.segmentation(19).metric()
+    metric.update(F.one_hot(targets.where(targets != 255, 0), 19).permute(0, 3, 1, 2).float(), targets)
+    assert metric.compute() == 100
+    guess = tasks.segmentation(19).metric()
+    guess.update(F.one_hot(torch.full_like(targets, 4), 19).permute(0, 3, 1, 2).float(), targets)
+    assert guess.compute() == pytest.approx(100 * ((targets == 4).sum() / (targets != 255).sum()).item() / 6, rel=1e-6)
+
+
+@pytest.mark.parametrize("name, shape", [("cls", (12, 7)), ("col", (12, 313, 3, 4)), ("seg", (12, 7, 3, 4))])
+def test_states_of_processes_add_up(name, shape):
+    task = tasks.get(name, **({} if name == "col" else {"num_classes": 7}))
+    outputs = torch.randn(shape, generator=seeded())
+    targets = torch.randint(0, 7, (12, *shape[2:]), generator=seeded(1))
+    if name == "seg":
+        targets[0] = 255
+    whole, parts = task.metric(), [task.metric() for _ in range(3)]
+    whole.update(outputs, targets)
+    for metric, rows in zip(parts, (slice(0, 5), slice(5, 12), slice(12, 12))):  # the last has nothing
+        metric.update(outputs[rows], targets[rows])
+    parts[0].state = sum(metric.state for metric in parts)
+    assert parts[0].compute() == whole.compute() and not np.isnan(whole.compute())
+
+
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_the_metric_of_most_tasks_is_the_mean_of_their_score(name):
+    task = tasks.get(name, **({"num_classes": 3} if name == "cls" else {}))
+    targets = torch.randint(0, 3, (50,), generator=seeded())
+    outputs = torch.randn(50, task.num_outputs, generator=seeded(1)) + 2 * F.one_hot(targets, task.num_outputs)
+    metric = task.metric()
+    for rows in torch.arange(50).split(20):
+        metric.update(outputs[rows], targets[rows])
+    assert metric.compute() == 100 * int(task.score(outputs, targets).sum()) / 50
+    assert np.isnan(task.metric().compute()) and np.isnan(tasks.segmentation(3).metric().compute())
+
+
+def test_segmentation_needs_maps_of_its_images():
+    task, images = tasks.segmentation(19), random_images(2, 16)
+    with pytest.raises(ValueError, match=r"maps=None: segmentation needs label maps of shape \(2, 16, 16\); pass batches of a view with_maps"):
+        task.batch(images, None, True, seeded())
+    for shape in ((2, 16, 15), (1, 16, 16), (2,)):
+        with pytest.raises(ValueError, match="maps of shape .*segmentation needs label maps"):
+            task.batch(images, torch.zeros(shape, dtype=torch.uint8), True, seeded())
+    with pytest.raises(ValueError, match="uint8"):
+        task.batch(images.float(), random_maps(2, 16, 16), True, seeded())
+    with pytest.raises(ValueError, match="generator=None"):
+        task.batch(images, random_maps(2, 16, 16), True, None)
+    assert task.needs_labels and task.needs_maps and not any(tasks.get(name).needs_maps for name in LABEL_FREE)
+    assert not tasks.classification(10).needs_maps and task.crop in data.SHORT_SIDE
+
+
+def test_segmentation_learns_street_scenes(tmp_path):
+    train, test = (data.load("synthetic-streets", split, num_images=count, image_size=24, crop="scale", cache=tmp_path).with_maps()
+                   for split, count in (("train", 96), ("test", 24)))
+    task = tasks.segmentation(train.num_classes, channels=8, rates=(2,))
+    torch.manual_seed(0)
+    network, draws = TinyNet(task), seeded()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
+    for epoch in range(4):
+        for images, maps in train.batches(16, seed=epoch):
+            inputs, targets = task.batch(images, maps, True, draws)
+            optimizer.zero_grad()
+            task.loss(network(inputs), targets).backward()
+            optimizer.step()
+    network.eval()
+    metric, constant = task.metric(), task.metric()
+    with torch.no_grad():
+        for images, maps in test.whole().batches(8):
+            inputs, targets = task.batch(images, maps, False, None)
+            outputs = network(inputs)
+            metric.update(outputs, targets)
+            constant.update(F.one_hot(torch.zeros_like(targets), 19).permute(0, 3, 1, 2), targets)
+    assert outputs.shape == (8, 19, 39, 39)  # whole scenes of 38 pixels
+    assert metric.compute() > 1.5 * constant.compute()
+
+
+# ---------------------------------------------------------------- loss and score of the others
 
 def test_loss_and_score_by_hand():
     task = tasks.classification(4)

@@ -101,6 +101,15 @@ def test_summary_page_shows_figures_tables_and_where_they_come_from(tmp_path):
     assert "02 January 2026 at 03:04 UTC in 62 s from commit abc1234 with changes." in page
 
 
+def test_summary_page_takes_a_styled_table_over_the_bare_one(tmp_path):
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke/table9_rows.csv").write_text("score\n75.1234\n")
+    page = '<!DOCTYPE html><html><style type="text/css">#T_a { color: gray }</style><body><table id="T_a"><td>75.1</td></table></body></html>'
+    (tmp_path / "smoke/table9_rows.html").write_text(page)
+    text = summary.page(tmp_path)
+    assert "<td>75.1</td>" in text and "#T_a { color: gray }" in text and "75.1234" not in text and text.count("<!") == 1
+
+
 def test_summary_page_stands_alone(tmp_path):
     make_results(tmp_path)
     page = summary.page(tmp_path)

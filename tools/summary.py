@@ -71,6 +71,13 @@ def table(path: Path) -> str:
     return f'<div class="wide"><table>\n{body}</table></div>\n'
 
 
+def styled_table(page: Path) -> str:
+    """The table in the HTML file `page`, with the styles of its cells."""
+    text = page.read_text(encoding="utf-8")
+    styles = re.findall(r'<style type="text/css">.*?</style>', text, re.S)
+    return f'<div class="wide">{"".join([*styles, *re.findall(r"<table.*?</table>", text, re.S)])}</div>'
+
+
 def provenance(notebook: dict) -> str:
     """When an executed `notebook` ran, for how long, and from which commit."""
     ran = notebook["metadata"].get("papermill", {})
@@ -98,9 +105,10 @@ def section(name: str, files: list[Path], root: Path) -> str:
     for path in figures:
         address = path.relative_to(root).as_posix()
         parts.append(f'<figure><a href="{address}"><img src="{address}" alt="{html.escape(title or path.stem)}"></a></figure>')
+    pages = {path.stem: path for path in files if path.suffix == ".html" and path.stem != name}
     for path in files:
         if path.suffix == ".csv" and path.stem not in {figure.stem for figure in figures}:
-            parts.append(table(path))
+            parts.append(styled_table(pages[path.stem]) if path.stem in pages else table(path))
     links = (f'<a href="{path.relative_to(root).as_posix()}">{path.name}</a>' for path in files)
     parts.append(f'<p class="files soft">{" ".join(links)}</p>')
     if ran:

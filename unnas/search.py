@@ -7,8 +7,7 @@ __all__ = ['EDGES', 'TOO_MANY_SKIPS', 'LENGTH', 'CHECKPOINT_STEPS', 'MixedOp', '
            'Supernet', 'operation_weights', 'discretise', 'entropy', 'skips', 'watch', 'Recipe', 'averaged', 'Bilevel',
            'parts', 'check', 'History', 'fit']
 
-# %% ../nbs/10_search.ipynb #262d93bf
-import itertools
+# %% ../nbs/10_search.ipynb #3a1e10c7
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
@@ -230,8 +228,8 @@ class Recipe:
             raise ValueError(f'alpha_start={self.alpha_start}: the alphas would never be trained; start them before the end, epochs={self.epochs}')
         if not 0 <= self.held_out < 1: raise ValueError(f'held_out={self.held_out}: must be a share of the images, from 0 to below 1')
 
-# %% ../nbs/10_search.ipynb #9c9eb748
-def averaged(gradients: tuple[torch.Tensor, ...], acc: Accelerator) -> list[torch.Tensor]:
+# %% ../nbs/10_search.ipynb #8dc43e67
+def averaged(gradients: tuple[torch.Tensor, ...], acc: train.Accelerator) -> list[torch.Tensor]:
     "The mean of `gradients` over all processes."
     if acc.num_processes == 1: return list(gradients)
     flat = acc.reduce(torch.cat([gradient.flatten() for gradient in gradients]), 'mean')
@@ -240,10 +238,10 @@ def averaged(gradients: tuple[torch.Tensor, ...], acc: Accelerator) -> list[torc
 # %% ../nbs/10_search.ipynb #4785d53a
 LENGTH = .01  # of the steps to both sides in the second order, as in DARTS
 
-# %% ../nbs/10_search.ipynb #9398bffa
+# %% ../nbs/10_search.ipynb #644a492c
 class Bilevel:
     "The two optimisers of `supernet` and their steps; a batch is a pair (inputs, targets)."
-    def __init__(self, supernet: Supernet, task, recipe: Recipe, acc: Accelerator):
+    def __init__(self, supernet: Supernet, task, recipe: Recipe, acc: train.Accelerator):
         self.supernet, self.task, self.recipe, self.acc = supernet, task, recipe, acc
         self.weights, self.architecture = list(supernet.weights()), supernet.architecture()
         self.sgd = torch.optim.SGD(self.weights, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
@@ -341,17 +339,17 @@ class History:
     @property
     def genotypes(self) -> list[Genotype]: return [discretise(tables) for tables in self.tables]
 
-# %% ../nbs/10_search.ipynb #0821b05a
-def _batches(images, task, recipe: Recipe, half: str, epoch: int, first: int, seed: int, acc: Accelerator, workers: int) -> Iterator[tuple]:
+# %% ../nbs/10_search.ipynb #c8769887
+def _batches(images, task, recipe: Recipe, half: str, epoch: int, first: int, seed: int, acc: train.Accelerator, workers: int) -> Iterator[tuple]:
     "Inputs and targets from step `first` of the epoch on; the draws of a step follow from its number."
     generator, rank = torch.Generator(acc.device), acc.process_index
     batches = images.batches(recipe.batch_size, seed=train.derive_seed(seed, 'order', half, epoch), drop_last=True, device=acc.device,
-                             workers=workers, shard=(rank, acc.num_processes))
-    for step, (images, labels) in enumerate(itertools.islice(batches, first, None), first):
+                             workers=workers, shard=(rank, acc.num_processes), start=first)
+    for step, (images, labels) in enumerate(batches, first):
         generator.manual_seed(train.derive_seed(seed, 'task', half, epoch, step, rank))
         yield train.make_batch(task, images, labels, True, generator)
 
-# %% ../nbs/10_search.ipynb #dda6b5d3
+# %% ../nbs/10_search.ipynb #60d00d6e
 def fit(supernet: Supernet, task, train_data, recipe: Recipe, *, seed: int = 0, checkpoint: str | Path | None = None, identity: str = '', workers: int = 0,
         progress: bool = False, on_epoch: Callable[[int, History], None] | None = None) -> History:
     """Search with `supernet` (in place) for `task` by `recipe` on `train_data`; `supernet.genotype()` is then what was found.
@@ -374,7 +372,7 @@ def fit(supernet: Supernet, task, train_data, recipe: Recipe, *, seed: int = 0, 
             for name, part in _parts_of(bilevel).items(): part.load_state_dict(state[name])
             history, first, sums = History(**state['history']), state['step'], state['sums']
         start = time.monotonic() - history.seconds
-        with tqdm(total=recipe.epochs*steps, initial=history.steps, desc='search', unit='step', leave=False, disable=not progress, smoothing=.05) as bar:
+        with tqdm(total=recipe.epochs*steps, initial=history.steps, desc='search', unit='step', disable=not progress, smoothing=.05) as bar:
             while len(history.loss) < recipe.epochs and not history.diverged:
                 epoch = len(history.loss)
                 supernet.train()

@@ -72,42 +72,46 @@ def check_name(parameter: str, value, known: Iterable) -> None:
     known = list(known)
     if value not in known: raise ValueError(f'{parameter}={value!r}: unknown; choose one of {", ".join(map(str, known))}')
 
-# %% ../nbs/11_study.ipynb #05fcfddc
+# %% ../nbs/11_study.ipynb #108b13e7
 @dataclass(frozen=True)
 class Data:
     """Which images: a data set by name, their side in pixels, how many of each split (None: all), the seed of that choice, the fingerprint.
 
-    A search never tests, so it has `test_images=0`, and the test split is not even opened. `labels` says whether the run may see labels; `crop` is how images of folders are cropped for training.
+    A search never tests, so it has `test_images=0`, and the test split is not even opened. `labels` says whether the run may see labels, or "maps" where these are label maps; `crop` is how images of folders are cropped for training.
     """
     name: str
     image_size: int | None = None
     train_images: int | None = None
     test_images: int | None = None
-    labels: bool = True
+    labels: bool | str = True
     crop: str = 'inception'
     seed: int = 0
     fingerprint: str = ''
 
-# %% ../nbs/11_study.ipynb #27711cb0
+# %% ../nbs/11_study.ipynb #9cae1d33
 @lru_cache(maxsize=4)
 def load(d: Data, root: str | None = None) -> tuple:
     """Training images, test images (None where `test_images` is 0), both without labels where `d` says so, and fingerprint.
 
+    With label maps, test images are whole scenes, of the short side from which training crops of the same scale are cut.
     Raises ValueError for images of another fingerprint.
     """
     splits = [data.load(d.name, split, root=root, image_size=d.image_size, num_images=count, crop=d.crop, seed=d.seed)
               for split, count in (('train', d.train_images), ('test', d.test_images)) if count != 0]
     if not d.labels: splits = [images.unlabelled() for images in splits]
+    if d.labels == 'maps':
+        side = round(splits[0].image_size * data.SHORT_SIDE[d.crop])
+        splits = [images.with_maps() if images.split == 'train' else images.with_maps().whole().resized(side) for images in splits]
     fingerprint = hashlib.sha256(''.join(images.fingerprint for images in splits).encode()).hexdigest()
     if d.fingerprint not in ('', fingerprint):
         raise ValueError(f'dataset={d.name!r}: these images are not those that the spec was made for (fingerprint {fingerprint[:12]}, '
                          f'not {d.fingerprint[:12]}); use the same files and versions')
     return splits[0], splits[1] if len(splits) == 2 else None, fingerprint
 
-# %% ../nbs/11_study.ipynb #847c0f99
+# %% ../nbs/11_study.ipynb #66120a51
 @dataclass(frozen=True)
 class Spec:
-    "All that decides the result of one training."
+    "All that decides the result of one training; `options` are pairs that the task is made with, besides its style and the number of classes."
     space: str
     architecture: Any
     stem: str
@@ -118,15 +122,17 @@ class Spec:
     style: str
     recipe: Recipe
     seed: int
+    options: tuple[tuple[str, Any], ...] = ()
 
     def to_dict(self) -> dict:
         return dict(space=self.space, architecture=self.architecture.to_dict(), stem=self.stem, width=self.width, depth=self.depth,
-                    data=asdict(self.data), task=self.task, style=self.style, recipe=asdict(self.recipe), seed=self.seed)
+                    data=asdict(self.data), task=self.task, style=self.style, recipe=asdict(self.recipe), seed=self.seed) | _options_dict(self)
 
     @classmethod
     def from_dict(cls, d: dict) -> 'Spec':
         check_name('space', d['space'], SPACES)
-        return cls(**(d | dict(architecture=SPACES[d['space']].from_dict(d['architecture']), data=Data(**d['data']), recipe=Recipe(**d['recipe']))))
+        own = dict(architecture=SPACES[d['space']].from_dict(d['architecture']), data=Data(**d['data']), recipe=Recipe(**d['recipe']))
+        return cls(**(d | own | dict(options=_options_tuple(d))))
 
     @property
     def id(self) -> str: return canonical_hash(self.to_dict())
@@ -134,7 +140,7 @@ class Spec:
     @property
     def architecture_id(self) -> str: return canonical_hash(self.architecture.to_dict())[:10]
 
-# %% ../nbs/11_study.ipynb #b74bb508
+# %% ../nbs/11_study.ipynb #478d5d76
 @dataclass(frozen=True)
 class SearchSpec:
     "All that decides the result of one search with DARTS; `data` has `test_images=0`."
@@ -147,17 +153,27 @@ class SearchSpec:
     recipe: search.Recipe
     seed: int
     partial_channels: int = 1
+    options: tuple[tuple[str, Any], ...] = ()
     space, architecture_id = 'darts', ''  # what tables show of it
 
-    def to_dict(self) -> dict: return dict(kind='search') | asdict(self)
+    def to_dict(self) -> dict:
+        rest = {name: value for name, value in asdict(self).items() if name != 'options'}
+        return dict(kind='search') | rest | _options_dict(self)
 
     @classmethod
     def from_dict(cls, d: dict) -> 'SearchSpec':
         rest = {name: value for name, value in d.items() if name != 'kind'}
-        return cls(**(rest | dict(data=Data(**d['data']), recipe=search.Recipe(**d['recipe']))))
+        return cls(**(rest | dict(data=Data(**d['data']), recipe=search.Recipe(**d['recipe']), options=_options_tuple(d))))
 
     @property
     def id(self) -> str: return canonical_hash(self.to_dict())
+
+# %% ../nbs/11_study.ipynb #c32b3cc2
+def _options_dict(spec) -> dict: return {'options': dict(spec.options)} if spec.options else {}  # so that specs without options keep their identity
+
+# %% ../nbs/11_study.ipynb #ecf61e7a
+def _options_tuple(d: dict) -> tuple:
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in d.get('options', {}).items())
 
 # %% ../nbs/11_study.ipynb #bb2f0fd4
 def canonical_hash(value) -> str:
@@ -182,8 +198,8 @@ def provenance() -> dict:
 def _options(task: str, train_data) -> dict:
     return {'num_classes': train_data.num_classes} if task in ('cls', 'seg') else {}
 
-# %% ../nbs/11_study.ipynb #bb9fcbe7
-def _task_of(spec: Spec, train_data): return tasks.get(spec.task, style=spec.style, **_options(spec.task, train_data))
+# %% ../nbs/11_study.ipynb #bd4d6e7d
+def _task_of(spec: Spec, train_data): return tasks.get(spec.task, style=spec.style, **_options(spec.task, train_data), **dict(spec.options))
 
 # %% ../nbs/11_study.ipynb #5a46ed1c
 def _network_of(spec: Spec, task):
@@ -217,7 +233,7 @@ def _search(spec: SearchSpec, supernet, task, train_data, _, progress: bool, **o
         entropy=[{kind: round(search.entropy(tables[f'alpha_{kind}']), 6) for kind in kinds} for tables in history.tables],
         skips=[search.skips(genotype) for genotype in genotypes], warnings=search.watch(genotypes))
 
-# %% ../nbs/11_study.ipynb #5d3eee57
+# %% ../nbs/11_study.ipynb #31769a6e
 def run(spec: Spec | SearchSpec, *, root: str | None = None, checkpoint: str | Path | None = None, workers: int = 0, progress: bool = False,
         on_epoch: Callable[[int, Any], None] | None = None) -> dict:
     """Train and test, or search, as `spec` says; the record, a JSON-serialisable dict.
@@ -227,6 +243,7 @@ def run(spec: Spec | SearchSpec, *, root: str | None = None, checkpoint: str | P
     """
     train_data, test_data, _ = load(spec.data, root)
     task = _task_of(spec, train_data)
+    train.check_labels(task, train_data)
     network_of, perform = (_supernet_of, _search) if isinstance(spec, SearchSpec) else (_network_of, _train)
     network = network_of(spec, task)
     images, labels = next(train_data.batches(2))
@@ -239,18 +256,22 @@ def run(spec: Spec | SearchSpec, *, root: str | None = None, checkpoint: str | P
                   provenance=provenance() | {'date': datetime.now(timezone.utc).isoformat(timespec='seconds')})
     return json.loads(json.dumps(record, allow_nan=False))  # as it will be read from its file
 
-# %% ../nbs/11_study.ipynb #a3ae4c03
+# %% ../nbs/11_study.ipynb #018f78da
 @lru_cache
 def _constant_score(d: Data, task: str, style: str, seed: int, root: str | None) -> float:
     train_data, test_data, _ = load(d, root)
-    task, counts = tasks.get(task, style=style, **_options(task, train_data)), Counter()
+    task = tasks.get(task, style=style, **_options(task, train_data))
+    counts = torch.zeros(max(task.num_outputs, tasks.VOID + 1), dtype=torch.int64)
     generator = torch.Generator().manual_seed(train.derive_seed(seed, 'test', 0))
-    for images, labels in test_data.batches(100): counts.update(task.batch(images, labels, False, generator)[1].flatten().tolist())
-    return 100 * max(counts.values()) / counts.total()
+    for images, labels in test_data.batches(1 if task.needs_maps else 100):
+        counts += torch.bincount(task.batch(images, labels, False, generator)[1].flatten(), minlength=len(counts))
+    counts = counts[:task.num_outputs]
+    share = 100 * counts.max().item() / counts.sum().item()
+    return share / (counts > 0).sum().item() if task.needs_maps else share  # of the mean over classes, one has this IoU and the others 0
 
-# %% ../nbs/11_study.ipynb #512cf917
+# %% ../nbs/11_study.ipynb #57ad26d8
 def constant_score(spec: Spec, root: str | None = None) -> float:
-    "Accuracy on the test split, in percent, of always giving the most common answer; NaN where the images are not at hand."
+    "Score on the test split, in percent, of always giving the most common answer; NaN where the images are not at hand."
     try: return _constant_score(spec.data, spec.task, spec.style, spec.seed, root)
     except FileNotFoundError: return math.nan
 
@@ -384,7 +405,7 @@ def check_engine(engine: str, workers: int | None) -> None:
     check_name('engine', engine, ENGINES)
     if workers is not None and workers < 1: raise ValueError(f'workers={workers}: must be at least 1 process, or None for one a CPU core')
 
-# %% ../nbs/11_study.ipynb #eb42af0d
+# %% ../nbs/11_study.ipynb #81ec26c5
 def collect(specs: Sequence[Spec], *, engine: str = 'serial', workers: int | None = None, store: Store | None = None,
             root: str | None = None, decoders: int = 0) -> pd.DataFrame:
     """The records of `specs` as a table, one row a spec in their order; those that are missing are computed first, and stored as they come.
@@ -400,8 +421,9 @@ def collect(specs: Sequence[Spec], *, engine: str = 'serial', workers: int | Non
     records = {id: record for id in wanted if (record := store.get(id)) is not None}
     missing, errors = [spec for id, spec in wanted.items() if id not in records], {}
     if missing:
-        work = _Run(root, store.folder, decoders, progress=engine == 'serial')
-        with tqdm(total=len(wanted), initial=len(records), desc='runs', unit='run', miniters=0, smoothing=0) as bar:
+        alone = engine == 'serial' and len(missing) == 1 and isinstance(missing[0], SearchSpec)  # then its steps are what to show
+        work = _Run(root, store.folder, decoders, progress=alone)
+        with tqdm(total=len(wanted), initial=len(records), desc='runs', unit='run', miniters=0, smoothing=0, disable=alone) as bar:
             def progress(running):
                 bar.set_postfix(running=running, failed=len(errors), refresh=False)
                 bar.update(0)  # redraws where the last time is long enough ago
@@ -446,7 +468,7 @@ def sources(specs: Iterable[Spec], store: Store | None = None) -> pd.DataFrame:
     table = pd.DataFrame([record['provenance'] | {'date': record['provenance']['date'][:10]} for spec in specs if (record := store.get(spec.id))])
     return table.groupby(list(table), dropna=False).size().rename('records').reset_index() if len(table) else table
 
-# %% ../nbs/11_study.ipynb #d93c1564
+# %% ../nbs/11_study.ipynb #0fd89a29
 @dataclass(frozen=True)
 class Setting:
     "How one task is trained on one space at one scale."
@@ -456,6 +478,7 @@ class Setting:
     style: str
     data: Data
     recipe: Recipe
+    options: tuple[tuple[str, Any], ...] = ()
 
 # %% ../nbs/11_study.ipynb #299de36d
 @dataclass(frozen=True)
@@ -519,7 +542,7 @@ def grid(figure: str, scale: str) -> Grid:
     check_name('scale', scale, GRIDS[figure])
     return GRIDS[figure][scale]
 
-# %% ../nbs/11_study.ipynb #b38881ad
+# %% ../nbs/11_study.ipynb #2e402de9
 def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None = None, tasks: Sequence[str] | None = None,
              spaces: Sequence[str] | None = None, root: str | None = None, sample_seed: int = 0, store: Store | None = None) -> list[Spec]:
     """The runs of `grid`, with another number of architectures and seeds, or only some tasks and spaces, if given.
@@ -536,7 +559,7 @@ def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None 
     settings = {(space, task): grid.settings.get((space, task)) or grid.settings[space, 'rot'] for space in chosen_spaces for task in chosen_tasks}
     settings = {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
     sampled = {space: SPACES[space].sample(architectures, sample_seed) for space in chosen_spaces}
-    specs = [Spec(space, sampled[space][index], s.stem, s.width, s.depth, s.data, task, s.style, s.recipe, seed)
+    specs = [Spec(space, sampled[space][index], s.stem, s.width, s.depth, s.data, task, s.style, s.recipe, seed, s.options)
              for seed in range(seeds) for index in range(architectures) for (space, task), s in settings.items()]
     for spec in specs[:len(settings)]: _try(spec, root)
     return specs
@@ -579,7 +602,7 @@ def small_searches(dataset: str, image_size: int, width: int, depth: int, train_
     images = {task: Data(dataset, image_size, count, 0, labels=task == 'cls') for task, count in train_images.items()}
     return Searches({(dataset, task): Setting(width, depth, 'cifar', 'cifar', images[task], recipe) for task, recipe in recipes.items()}, seeds, description)
 
-# %% ../nbs/11_study.ipynb #ddeabe9b
+# %% ../nbs/11_study.ipynb #1a227633
 def paper_searches() -> Searches:
     "The twelve searches of the paper (Section 6.2), one seed each."
     settings = {}
@@ -588,7 +611,8 @@ def paper_searches() -> Searches:
                                alpha_betas=s.alpha_betas, alpha_weight_decay=s.alpha_weight_decay, alpha_start=s.alpha_start)
         crop = 'scale' if dataset == 'cityscapes' else 'random' if task == 'jig' else 'inception'
         labels = {'cls': True, 'seg': 'maps'}.get(task, False)
-        settings[dataset, task] = Setting(s.width, s.depth, 'imagenet', 'imagenet', Data(dataset, s.image_size, None, 0, labels, crop), recipe)
+        options = (('channels', s.aspp_channels), ('rates', s.aspp_rates)) if task == 'seg' else ()
+        settings[dataset, task] = Setting(s.width, s.depth, 'imagenet', 'imagenet', Data(dataset, s.image_size, None, 0, labels, crop), recipe, options)
     return Searches(settings, 1, 'the paper\'s supernets, epochs and data')
 
 # %% ../nbs/11_study.ipynb #7d82b745
@@ -600,23 +624,26 @@ SEARCHES = {
     'paper': paper_searches(),
 }
 
-# %% ../nbs/11_study.ipynb #470c8ea5
-def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequence[str] | None = None, seeds: int | None = None,
-             root: str | None = None, store: Store | None = None) -> list[SearchSpec]:
-    """The searches of `scale`, or only some of its data sets, tasks and seeds; with `root`, the folder of the data set.
+# %% ../nbs/11_study.ipynb #f3027cd7
+def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequence[str] | None = None, seeds: int | Sequence[int] | None = None,
+             partial_channels: int = 1, order: int = 1, root: str | None = None, store: Store | None = None) -> list[SearchSpec]:
+    """The searches of `scale`, or only some of its data sets and tasks; `seeds` is their number, or a list of them; `root` is the folder of the data set.
 
     A task that the scale does not know is searched as rotation is. Raises ValueError or FileNotFoundError for what cannot be run.
     """
     check_name('scale', scale, SEARCHES)
     known = SEARCHES[scale]
     seeds = known.seeds if seeds is None else seeds
-    if seeds < 1: raise ValueError(f'seeds={seeds}: must be at least 1')
+    if isinstance(seeds, int):
+        if seeds < 1: raise ValueError(f'seeds={seeds}: must be at least 1')
+        seeds = range(seeds)
     for name in datasets or (): check_name('dataset', name, data.DATASETS)
     for name in tasks or (): check_name('task', name, unnas.tasks.names())
     settings = {(dataset, task): setting for dataset in datasets or known.datasets for task in tasks or _tasks_of(known, dataset)
                 if (setting := _search_setting(known, dataset, task)) is not None}
     settings = {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
-    specs = [SearchSpec(s.stem, s.width, s.depth, s.data, task, s.style, s.recipe, seed) for seed in range(seeds) for (_, task), s in settings.items()]
+    specs = [SearchSpec(s.stem, s.width, s.depth, s.data, task, s.style, replace(s.recipe, order=order), seed, partial_channels, s.options)
+             for seed in seeds for (_, task), s in settings.items()]
     for spec in specs[:len(settings)]: _try_search(spec, root)
     return specs
 
@@ -674,12 +701,12 @@ def paper_evaluation() -> Evaluation:
     return Evaluation(s.depth, 'imagenet', 'imagenet', Data('imagenet', s.image_size), 'cls', s.num_outputs, recipe, (500e6, 600e6), 'flops', s.seeds, 0,
                       'the paper\'s networks, epochs and seeds on ImageNet')
 
-# %% ../nbs/11_study.ipynb #011919ab
+# %% ../nbs/11_study.ipynb #746e7cb2
 EVALUATIONS = {
     'table1': {
-        'smoke': Evaluation(3, 'cifar', 'cifar', Data('synthetic-objects', 16, 600, 300), 'cls', 10, small_recipe(3, 50, .1), (.6e6, 1.2e6), 'flops',
+        'smoke': Evaluation(3, 'cifar', 'cifar', Data('synthetic-objects', 16, 600, 300), 'cls', 10, small_recipe(3, 50, .1), (.7e6, 1.6e6), 'flops',
                             seeds=1, random=3, description='tiny networks on synthetic images of 16 x 16 pixels'),
-        'laptop': Evaluation(5, 'cifar', 'cifar', Data('cifar10', 16, 10_000, 2000), 'cls', 10, small_recipe(6, 64, .1), (3e6, 5e6), 'flops',
+        'laptop': Evaluation(5, 'cifar', 'cifar', Data('cifar10', 16, 5000, 2000), 'cls', 10, small_recipe(6, 64, .1), (4e6, 6e6), 'flops',
                              seeds=3, random=8, description='small networks, a part of CIFAR-10 at 16 x 16 pixels'),
         'paper': paper_evaluation(),
     },

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'LIGHTING_VALUES', 'LIGHTING_VECTORS', 'LINEAR_TO_XYZ', 'WHITE', 'Style', 'style_named', 'draw', 'flip',
-           'crop', 'light', 'gray', 'normalise', 'check_images', 'prepare', 'PooledLinear', 'Task', 'classification',
-           'rotation', 'linear_light', 'rgb_to_lab', 'color_bins', 'nearest_bin', 'enlarge', 'DenseLinear',
-           'colorization', 'moebius_maps', 'permutations', 'cut_tiles', 'standardise', 'JigsawHead', 'jigsaw',
-           'SegmentationHead', 'segmentation', 'names', 'register', 'get']
+           'crop', 'light', 'gray', 'normalise', 'check_images', 'prepare', 'PooledLinear', 'Accuracy', 'Task',
+           'classification', 'rotation', 'linear_light', 'rgb_to_lab', 'color_bins', 'nearest_bin', 'enlarge',
+           'DenseLinear', 'colorization', 'moebius_maps', 'permutations', 'cut_tiles', 'standardise', 'JigsawHead',
+           'jigsaw', 'SegmentationHead', 'intersection_over_union', 'MeanIoU', 'pad_to_odd', 'segmentation', 'names',
+           'register', 'get']
 
-# %% ../nbs/06_tasks.ipynb #b8185adb
+# %% ../nbs/06_tasks.ipynb #e60bee8c
 import itertools
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from scipy.spatial import ConvexHull
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from .data import VOID
 
 # %% ../nbs/06_tasks.ipynb #2d7a87a0
 @dataclass(frozen=True)
@@ -141,7 +145,25 @@ class PooledLinear(nn.Module):
         """Logits (N, num_outputs) of `features` (N, channels, h, w); `size`, the input's (H, W), is not needed."""
         return self.linear(self.pool(features).flatten(1))
 
-# %% ../nbs/06_tasks.ipynb #71db2050
+# %% ../nbs/06_tasks.ipynb #3c386533
+class Accuracy:
+    """The share of hits: `state` (float64, (2,)) counts the hits, as `score(outputs, targets)` finds them, and the answers."""
+
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor]):
+        self.score, self.state = score, torch.zeros(2, dtype=torch.float64)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Counts a batch; the state moves to its device."""
+        hits = self.score(outputs, targets)
+        self.state = self.state.to(hits.device)
+        self.state += torch.stack([hits.sum(dtype=torch.float64), self.state.new_tensor(hits.numel())])
+
+    def compute(self) -> float:
+        """Accuracy in %; NaN before the first batch."""
+        hits, answers = self.state
+        return (100 * hits / answers).item()
+
+# %% ../nbs/06_tasks.ipynb #91257a07
 class Task:
     """What a network is trained to do; subclass it, set `name` and `num_outputs`, and write `batch`."""
 
@@ -149,6 +171,7 @@ class Task:
     num_outputs: int
     in_channels = 3
     needs_labels = False
+    needs_maps = False
     crop = "inception"
 
     def __init__(self, style: str | Style = "cifar"):
@@ -161,7 +184,10 @@ class Task:
 
     def batch(self, images: Tensor, labels: Tensor | None, train: bool,
               generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Float inputs and int64 targets from uint8 `images` (N, 3, H, W); augmented if `train`."""
+        """Float inputs and int64 targets from uint8 `images` (N, 3, H, W); augmented if `train`.
+
+        `labels` are int64 (N,), or uint8 (N, H, W) for a task that `needs_maps`; None for one that needs none.
+        """
         raise NotImplementedError(f"task {self.name!r} has no batch(); write one in its class")
 
     def head(self, channels: int) -> nn.Module:
@@ -175,6 +201,10 @@ class Task:
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Hits (bool), one for each target: whether its logit is the largest."""
         return (outputs.argmax(1) == targets).flatten()
+
+    def metric(self) -> Accuracy:
+        """A new gatherer of the number that is reported, in %: `update(outputs, targets)`, `state`, `compute()`."""
+        return Accuracy(self.score)
 
 # %% ../nbs/06_tasks.ipynb #65e16d40
 class classification(Task):
@@ -455,31 +485,89 @@ class SegmentationHead(nn.Module):
         scales = [branch(features) for branch in self.branches] + [enlarge(self.whole(features), features.shape[-2:])]
         return enlarge(self.classifier(self.mix(torch.cat(scales, 1))), size)
 
-# %% ../nbs/06_tasks.ipynb #f565eac9
+# %% ../nbs/06_tasks.ipynb #be876bea
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """IoU of each class in % (float64, (K,)) from a confusion matrix (K, K), rows = label; NaN for a class in neither."""
+    both = confusion.diagonal().double()
+    return 100 * both / (confusion.sum(0) + confusion.sum(1) - both)
+
+# %% ../nbs/06_tasks.ipynb #8d5594be
+class MeanIoU:
+    """The mean IoU over the classes that occur: `state` (int64, (K, K)) is the confusion matrix, rows = label, without void."""
+
+    def __init__(self, num_classes: int):
+        self.state = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Counts the pixels of a batch of logits (N, K, H, W) and targets (N, H, W); the state moves to its device."""
+        counts = multiclass_confusion_matrix(outputs, targets, len(self.state), ignore_index=VOID, validate_args=False)
+        self.state = self.state.to(counts.device) + counts
+
+    def compute(self) -> float:
+        """mIoU in %; NaN before the first pixel that is not void."""
+        return intersection_over_union(self.state).nanmean().item()
+
+# %% ../nbs/06_tasks.ipynb #f9a89e69
+def pad_to_odd(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`images` (N, C, H, W) and `targets` (N, H, W) with one more row or column, zero and void, where H or W is even."""
+    margin = [0, 1 - images.shape[3] % 2, 0, 1 - images.shape[2] % 2]
+    return F.pad(images, margin), F.pad(targets, margin, value=VOID)
+
+# %% ../nbs/06_tasks.ipynb #e2c28463
 class segmentation(Task):
-    """Semantic segmentation into `num_classes` classes (paper, Section 6): its networks can be built, not trained.
+    """Semantic segmentation: the class of each pixel, of `num_classes` (paper, Section 6).
 
     `channels` and `rates` are the width and the dilation rates of the head: 256 and (6, 12, 18) when a found
-    architecture is judged, 64 and (6,) in the search.
+    architecture is judged, 64 and (6,) in the search. `metric()` reports the mean IoU. `chance` is None; always naming the most common
+    class gives its share of the pixels divided by the number of classes that occur.
     """
 
     name = "seg"
     needs_labels = True
-    crop = "random"
-    chance = None  # depends on how common each class is
+    needs_maps = True
+    crop = "scale"
+    chance = None
     reductions = 1  # its networks halve the resolution once, not twice, after the stem
 
     def __init__(self, num_classes: int, channels: int = 256, rates: tuple[int, ...] = (6, 12, 18), style: str | Style = "imagenet"):
         super().__init__(style)
         self.num_outputs, self.channels, self.rates = num_classes, channels, tuple(rates)
 
-    def batch(self, images, labels, train, generator):
-        """Raises NotImplementedError."""
-        raise NotImplementedError("task 'seg': this version trains no segmentation networks yet; use another task for training")
+    def batch(self, images, maps, train, generator):
+        """Inputs (N, 3, H, W) and targets (int64, (N, H, W)), void = 255, from `images` and label `maps` (N, H, W).
+
+        When testing, even sides grow by one pixel. Raises ValueError without maps, or with maps of another shape.
+        """
+        check_images(images)
+        expected = (len(images), *images.shape[2:])
+        if maps is None or maps.shape != expected:
+            given = "maps=None" if maps is None else f"maps of shape {tuple(maps.shape)}"
+            raise ValueError(f"{given}: segmentation needs label maps of shape {expected}; pass batches of a view with_maps()")
+        if train:
+            chosen = draw(torch.rand, len(images), generator=generator, like=images) < 0.5
+            images, maps = flip(images, chosen), flip(maps[:, None], chosen)[:, 0]
+        pixels = images.float() / 255
+        if train and self.style.lighting:
+            pixels = light(pixels, self.style.lighting * draw(torch.randn, len(images), 3, generator=generator, like=images))
+        pixels, targets = normalise(pixels, self.style), maps.long()
+        return (pixels, targets) if train else pad_to_odd(pixels, targets)
 
     def head(self, channels):
         """Atrous spatial pyramid pooling, enlarged to the size of the input."""
         return SegmentationHead(channels, self.num_outputs, self.channels, self.rates)
+
+    def loss(self, outputs, targets, label_smoothing=0.0):
+        """Mean cross-entropy over the pixels that are not void; 0 where all are."""
+        total = F.cross_entropy(outputs, targets, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum")
+        return total / (targets != VOID).sum().clamp(min=1)
+
+    def score(self, outputs, targets):
+        """Hits (bool), one for each pixel that is not void."""
+        return (outputs.argmax(1) == targets)[targets != VOID]
+
+    def metric(self):
+        """Mean IoU over the classes that occur, from one confusion matrix of all batches."""
+        return MeanIoU(self.num_outputs)
 
 # %% ../nbs/06_tasks.ipynb #0e2b79c2
 _FACTORIES: dict[str, Callable[..., Task]] = {

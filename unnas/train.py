@@ -113,22 +113,21 @@ def make_batch(task, images, labels, train: bool, generator):
     inputs, targets = task.batch(images, labels, train, generator)
     return (inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs), targets
 
-# %% ../nbs/09_train.ipynb #8314fd2d
+# %% ../nbs/09_train.ipynb #9af16f2e
 @torch.no_grad()
 def evaluate(network: nn.Module, task, test_data, *, batch_size: int = 200, seed: int = 0, acc: Accelerator | None = None, workers: int = 0) -> float:
-    "Accuracy of `network` on `task` over all of `test_data`, in percent."
+    "Score of `network` on `task` over all of `test_data`, in percent: what `task.metric()` says, for most tasks the accuracy."
     acc = acc or accelerator()
     shard = (acc.process_index, acc.num_processes)
     generator = torch.Generator(acc.device).manual_seed(derive_seed(seed, 'test', acc.process_index))
-    hits = torch.zeros(2, dtype=torch.float64, device=acc.device)
+    metric = task.metric()
     network.eval()
     for images, labels in test_data.batches(batch_size, device=acc.device, workers=workers, shard=shard):
         inputs, targets = make_batch(task, images, labels, False, generator)
         with acc.autocast(): outputs = network(inputs)
-        hit = task.score(outputs.float(), targets)
-        hits += torch.stack([hit.sum(dtype=torch.float64), hits.new_tensor(hit.numel())])
-    right, total = acc.reduce(hits, 'sum').tolist()
-    return 100 * right / total
+        metric.update(outputs.float(), targets)
+    metric.state = acc.reduce(metric.state.to(acc.device), 'sum')
+    return metric.compute()
 
 # %% ../nbs/09_train.ipynb #5d1a97e8
 @torch.no_grad()
@@ -245,10 +244,14 @@ def check_data(task, train_data, recipe: Recipe) -> None:
         raise ValueError(f'batch_size={recipe.batch_size}: the training data have only {len(train_data)} images; use a smaller batch or more images')
     check_labels(task, train_data)
 
-# %% ../nbs/09_train.ipynb #13679096
+# %% ../nbs/09_train.ipynb #0e54cee2
 def check_labels(task, train_data) -> None:
-    "Raise ValueError where `task` needs labels and `train_data` have none."
-    if task.needs_labels and not hasattr(train_data, 'labels'):
+    "Raise ValueError where `task` needs labels, or label maps, and `train_data` have none."
+    if task.needs_maps:
+        if not train_data.has_maps:
+            raise ValueError(f'task={task.name!r}: needs label maps, and {train_data.name} gives none here; use cityscapes or synthetic-streets, '
+                             'in a view with_maps()')
+    elif task.needs_labels and not hasattr(train_data, 'labels'):
         raise ValueError(f'task={task.name!r}: needs labels, and these data have none; use a pretext task')
 
 # %% ../nbs/09_train.ipynb #9be12c57
