@@ -1062,7 +1062,7 @@ def register(name: str, factory: Callable[..., Images]) -> None:
     """
     DATASETS[name] = factory
 
-# %% ../nbs/05_data.ipynb #8d70a442
+# %% ../nbs/05_data.ipynb #09c7678e
 def load(name: str, split: str = "train", *, root: str | Path | None = None, image_size: int | None = None, num_images: int | None = None,
          crop: str = "inception", seed: int = 0, cache: str | Path | None = None) -> Images:
     """A dataset by name: a split ("train" or "test"; "val" means "test") of one of `DATASETS`.
@@ -1072,7 +1072,7 @@ def load(name: str, split: str = "train", *, root: str | Path | None = None, ima
     ones as well, "scale" or "scale-wide". `seed`: decides the subset, the held-out images and the synthetic scenes; it belongs to the data, so
     train and test need the same one. `cache`: folder for decoded and generated data, else `UNNAS_CACHE`, else `~/.cache/unnas`.
 
-    Street scenes (cityscapes, synthetic-streets) have label maps: `load(...).with_maps()` yields them, and `.whole()` yields uncropped scenes for
+    Street scenes (cityscapes, synthetic-streets) have label maps: the view `with_maps` yields them, and `whole` yields uncropped scenes for
     testing. Raises ValueError for a parameter that makes no sense or files that do not fit together, FileNotFoundError where files are missing.
     """
     split = "test" if split == "val" else split

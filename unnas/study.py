@@ -7,7 +7,8 @@ __all__ = ['SPACES', 'SCHEMA', 'ATTEMPTS', 'Outcome', 'ENGINES', 'GRIDS', 'SEARC
            'check_name', 'Data', 'load', 'Spec', 'SearchSpec', 'canonical_hash', 'provenance', 'run', 'constant_score',
            'home', 'Store', 'serial', 'processes', 'check_engine', 'collect', 'records', 'sources', 'Setting', 'Grid',
            'small_grid', 'paper_grid', 'small_recipe', 'grid', 'specs_of', 'Searches', 'small_searches',
-           'paper_searches', 'searches', 'Evaluation', 'paper_evaluation', 'evaluation', 'evaluation_specs']
+           'paper_searches', 'street_searches', 'searches', 'Evaluation', 'paper_evaluation', 'evaluation',
+           'evaluation_specs']
 
 # %% ../nbs/11_study.ipynb #e0716b94
 import hashlib
@@ -515,10 +516,10 @@ def paper_grid(dataset: str) -> Grid:
         settings[space, task] = Setting(s.width, s.depth, 'cifar' if small else 'imagenet', 'cifar' if small else 'imagenet', images, recipe)
     return Grid(settings, 500, 3 if small else 1, f'the paper\'s networks, epochs and seeds on {dataset}')
 
-# %% ../nbs/11_study.ipynb #30925c0e
-def small_recipe(epochs: int, batch_size: int, lr: float) -> Recipe:
+# %% ../nbs/11_study.ipynb #fe2cd47b
+def small_recipe(epochs: int, batch_size: int, lr: float, **options) -> Recipe:
     "A recipe of a small grid, with the weight decay of the paper's CIFAR-10 samples."
-    return Recipe(epochs, batch_size, lr, weight_decay=5e-4)
+    return Recipe(epochs, batch_size, lr, weight_decay=5e-4, **options)
 
 # %% ../nbs/11_study.ipynb #7493b4b5
 GRIDS = {
@@ -615,16 +616,31 @@ def paper_searches() -> Searches:
         settings[dataset, task] = Setting(s.width, s.depth, 'imagenet', 'imagenet', Data(dataset, s.image_size, None, 0, labels, crop), recipe, options)
     return Searches(settings, 1, 'the paper\'s supernets, epochs and data')
 
-# %% ../nbs/11_study.ipynb #7d82b745
+# %% ../nbs/11_study.ipynb #89a40b05
+def street_searches(dataset: str, image_size: int, stem: str, width: int, depth: int, train_images: int | None, epochs: int, batch_sizes: dict[str, int],
+                    head: tuple, alpha_lr: float, alpha_start: float) -> dict[tuple[str, str], Setting]:
+    "Settings of searches on street scenes, by segmentation too, whose head has the options `head`; a jigsaw has four tiles."
+    settings = {}
+    for task, size in batch_sizes.items():
+        recipe = search.Recipe(epochs, size, .1*size/32, weight_decay=3e-4, alpha_lr=alpha_lr, alpha_start=alpha_start, held_out=.1, schedule='step', test_batch_size=20)
+        images = Data(dataset, image_size, train_images, 0, labels='maps' if task == 'seg' else False, crop='scale')
+        settings[dataset, task] = Setting(width, depth, stem, 'imagenet', images, recipe, dict(seg=head, jig=(('grid', 2),)).get(task, ()))
+    return settings
+
+# %% ../nbs/11_study.ipynb #7e07c4a7
 SEARCHES = {
     'smoke': small_searches('synthetic-objects', 16, 4, 3, dict(cls=480, rot=240, col=320, jig=320), epochs=4, batch_sizes=dict(cls=32, rot=16, col=16, jig=16),
-                            alpha_lr=.02, alpha_start=1., held_out=.1, seeds=1, description='tiny supernets on synthetic images of 16 x 16 pixels'),
+                            alpha_lr=.02, alpha_start=1., held_out=.1, seeds=1, description='tiny supernets on synthetic images'),
     'laptop': small_searches('cifar10', 16, 8, 5, dict(cls=4800, rot=1600, col=3200, jig=2400), epochs=10, batch_sizes=dict(cls=48, rot=16, col=32, jig=24),
-                             alpha_lr=.006, alpha_start=1., held_out=.1, seeds=3, description='small supernets, a part of CIFAR-10 at 16 x 16 pixels'),
+                             alpha_lr=.006, alpha_start=1., held_out=.1, seeds=3, description='small supernets, CIFAR-10 at 16 x 16 pixels and street scenes in crops of 96'),
     'paper': paper_searches(),
 }
+SEARCHES['smoke'].settings.update(street_searches(
+    'synthetic-streets', 32, 'cifar', 4, 3, 100, 3, dict(seg=8, rot=4, col=8, jig=8), (('channels', 8), ('rates', (2,))), alpha_lr=.02, alpha_start=1.))
+SEARCHES['laptop'].settings.update(street_searches(
+    'cityscapes', 96, 'imagenet', 8, 5, None, 40, dict(seg=16, rot=8, col=8, jig=16), (('channels', 16), ('rates', (2,))), alpha_lr=.006, alpha_start=4.))
 
-# %% ../nbs/11_study.ipynb #f3027cd7
+# %% ../nbs/11_study.ipynb #a5c2075e
 def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequence[str] | None = None, seeds: int | Sequence[int] | None = None,
              partial_channels: int = 1, order: int = 1, root: str | None = None, store: Store | None = None) -> list[SearchSpec]:
     """The searches of `scale`, or only some of its data sets and tasks; `seeds` is their number, or a list of them; `root` is the folder of the data set.
@@ -639,6 +655,9 @@ def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequen
         seeds = range(seeds)
     for name in datasets or (): check_name('dataset', name, data.DATASETS)
     for name in tasks or (): check_name('task', name, unnas.tasks.names())
+    if root is not None and len(datasets or known.datasets) > 1:
+        raise ValueError(f'root={str(root)!r}: is the folder of one data set, and these are {", ".join(datasets or known.datasets)}; choose one of them, '
+                         'or set UNNAS_DATA to a folder that has one folder for each')
     settings = {(dataset, task): setting for dataset in datasets or known.datasets for task in tasks or _tasks_of(known, dataset)
                 if (setting := _search_setting(known, dataset, task)) is not None}
     settings = {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
@@ -652,11 +671,12 @@ def _tasks_of(known: Searches, dataset: str) -> list[str]:
     own = [task for of, task in known.settings if of == dataset]
     return own or [task for of, task in known.settings if of == known.datasets[0]]
 
-# %% ../nbs/11_study.ipynb #cac1abf1
+# %% ../nbs/11_study.ipynb #2be582a3
 def _search_setting(known: Searches, dataset: str, task: str) -> Setting:
     if (dataset, task) in known.settings: return known.settings[dataset, task]
     like = dataset if dataset in known.datasets else known.datasets[0]
     setting = known.settings.get((like, task)) or known.settings[like, 'rot']
+    if task in ('cls', 'seg'): setting = replace(setting, data=replace(setting.data, labels={'cls': True, 'seg': 'maps'}[task]))
     if dataset == like: return setting
     return replace(setting, data=replace(setting.data, name=dataset, train_images=None))
 
@@ -667,7 +687,7 @@ def _try_search(spec: SearchSpec, root: str | None) -> None:
     task = _task_of(spec, train_data)
     search.check(_supernet_of(spec, task), task, train_data, spec.recipe)
 
-# %% ../nbs/11_study.ipynb #d408acb7
+# %% ../nbs/11_study.ipynb #f64be772
 @dataclass(frozen=True)
 class Evaluation:
     "How the architectures of a table are trained at a scale: `window` bounds the `measure`, \"flops\" or \"parameters\", and so decides the width."
@@ -683,32 +703,48 @@ class Evaluation:
     seeds: int
     random: int
     description: str
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]: return 3, self.data.image_size, self.data.image_size
 
+    @property
+    def head(self): return unnas.tasks.get(self.task, style=self.style, num_classes=self.num_classes, **dict(self.options))
+
     def width(self, genotype: darts.Genotype) -> int:
         "The width of `genotype` within the budget."
-        task = unnas.tasks.get(self.task, style=self.style, num_classes=self.num_classes)
-        return darts.fit_width(genotype, task, stem=self.stem, depth=self.depth, input_shape=self.input_shape, window=self.window, measure=self.measure)
+        return darts.fit_width(genotype, self.head, stem=self.stem, depth=self.depth, input_shape=self.input_shape, window=self.window, measure=self.measure)
 
-# %% ../nbs/11_study.ipynb #7cc7f5d4
-def paper_evaluation() -> Evaluation:
-    "Table 1 of the paper: ImageNet classification (Section 6.2)."
-    s = paper.EVALUATION['imagenet']
+# %% ../nbs/11_study.ipynb #dd35fd9f
+def paper_evaluation(dataset: str) -> Evaluation:
+    "Table 1 of the paper, ImageNet classification, or Table 2, segmentation of Cityscapes (Section 6.2)."
+    s = paper.EVALUATION[dataset]
     recipe = Recipe(s.epochs, s.batch_size, s.lr, s.momentum, s.nesterov, s.weight_decay, warmup_epochs=s.warmup_epochs, warmup_factor=s.warmup_factor,
-                    label_smoothing=s.label_smoothing, auxiliary_weight=s.auxiliary_weight, test_batch_size=s.test_batch_size)
-    return Evaluation(s.depth, 'imagenet', 'imagenet', Data('imagenet', s.image_size), 'cls', s.num_outputs, recipe, (500e6, 600e6), 'flops', s.seeds, 0,
-                      'the paper\'s networks, epochs and seeds on ImageNet')
+                    label_smoothing=s.label_smoothing, auxiliary_weight=s.auxiliary_weight, test_batch_size=s.test_batch_size if s.task == 'cls' else 1)
+    images, window, measure, options = {
+        'cls': (Data(dataset, s.image_size), (500e6, 600e6), 'flops', ()),
+        'seg': (Data(dataset, s.image_size, labels='maps', crop='scale-wide'), (9.5e6, 10.5e6), 'parameters', (('channels', s.aspp_channels), ('rates', s.aspp_rates))),
+    }[s.task]
+    return Evaluation(s.depth, 'imagenet', 'imagenet', images, s.task, s.num_outputs, recipe, window, measure, s.seeds, 0,
+                      f'the paper\'s networks, epochs and seeds on {dataset}', options)
 
-# %% ../nbs/11_study.ipynb #746e7cb2
+# %% ../nbs/11_study.ipynb #929141ae
 EVALUATIONS = {
     'table1': {
         'smoke': Evaluation(3, 'cifar', 'cifar', Data('synthetic-objects', 16, 600, 300), 'cls', 10, small_recipe(3, 50, .1), (.7e6, 1.6e6), 'flops',
                             seeds=1, random=3, description='tiny networks on synthetic images of 16 x 16 pixels'),
         'laptop': Evaluation(5, 'cifar', 'cifar', Data('cifar10', 16, 5000, 2000), 'cls', 10, small_recipe(6, 64, .1), (4e6, 6e6), 'flops',
                              seeds=3, random=8, description='small networks, a part of CIFAR-10 at 16 x 16 pixels'),
-        'paper': paper_evaluation(),
+        'paper': paper_evaluation('imagenet'),
+    },
+    'table2': {
+        'smoke': Evaluation(3, 'cifar', 'imagenet', Data('synthetic-streets', 32, 120, 20, 'maps', 'scale-wide'), 'seg', 19,
+                            small_recipe(3, 8, .05, test_batch_size=1), (10e3, 25e3), 'parameters', seeds=1, random=2,
+                            description='tiny networks on synthetic street scenes in crops of 32', options=(('channels', 8), ('rates', (1, 2)))),
+        'laptop': Evaluation(5, 'imagenet', 'imagenet', Data('cityscapes', 128, labels='maps', crop='scale-wide'), 'seg', 19,
+                             small_recipe(40, 16, .05, test_batch_size=1), (90e3, 130e3), 'parameters', seeds=1, random=6,
+                             description='small networks on street scenes in crops of 128', options=(('channels', 32), ('rates', (1, 2, 3)))),
+        'paper': paper_evaluation('cityscapes'),
     },
 }
 
@@ -719,7 +755,7 @@ def evaluation(table: str, scale: str) -> Evaluation:
     check_name('scale', scale, EVALUATIONS[table])
     return EVALUATIONS[table][scale]
 
-# %% ../nbs/11_study.ipynb #16921122
+# %% ../nbs/11_study.ipynb #6a93b0d3
 def evaluation_specs(evaluation: Evaluation, genotypes: Mapping[str, darts.Genotype], *, widths: Mapping[str, int] | None = None, seeds: int | None = None,
                      root: str | None = None, store: Store | None = None) -> dict[str, list[Spec]]:
     """The trainings of `genotypes`, a list over seeds for each name; of the width in `widths`, or else by the rule.
@@ -730,7 +766,7 @@ def evaluation_specs(evaluation: Evaluation, genotypes: Mapping[str, darts.Genot
     if seeds < 1: raise ValueError(f'seeds={seeds}: must be at least 1')
     images = replace(e.data, fingerprint=_fingerprint(e.data, root, store))
     widths = {name: e.width(genotype) for name, genotype in genotypes.items()} | dict(widths or {})
-    specs = {name: [Spec('darts', genotype, e.stem, widths[name], e.depth, images, e.task, e.style, e.recipe, seed) for seed in range(seeds)]
+    specs = {name: [Spec('darts', genotype, e.stem, widths[name], e.depth, images, e.task, e.style, e.recipe, seed, e.options) for seed in range(seeds)]
              for name, genotype in genotypes.items()}
     if specs: _try(next(iter(specs.values()))[0], root)
     return specs
