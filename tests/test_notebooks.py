@@ -6,11 +6,12 @@ import pytest
 from tools import study
 
 SMALLEST = {
-    "cells": {"tasks": ["rot"], "seeds": 1, "engine": "serial"},
+    "cells": {"datasets": ["synthetic-objects"], "tasks": ["rot"], "seeds": 1, "engine": "serial"},
     "fig1": {},
     "fig2": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "spaces": ["darts"], "engine": "serial"},
     "search": {"task": "jig", "partial_channels": 2},
-    "table1": {"architectures": "searched", "tasks": ["rot"], "random": 1, "engine": "serial"},
+    "table1": {"architectures": "searched", "datasets": ["synthetic-objects"], "tasks": ["rot"], "random": 1, "engine": "serial"},
+    "table2": {"architectures": "searched", "datasets": ["synthetic-streets"], "tasks": ["seg"], "random": 1, "engine": "serial"},
 }
 LEAVES = {
     "cells": {*(f"cells_{name}.{kind}" for name in ("published", "searched", "similarity") for kind in ("png", "svg")),
@@ -21,6 +22,8 @@ LEAVES = {
                *(f"search_synthetic-objects_jig_0_pc2_{name}.{kind}" for name in ("curves", "normal", "reduce", "forming", "cells")
                  for kind in ("png", "svg"))},
     "table1": {"table1.png", "table1.svg", *(f"table1_rows.{kind}" for kind in ("csv", "md", "tex", "html"))},
+    "table2": {"table2.png", "table2.svg", "table2_predictions.png", "table2_predictions.svg",
+               *(f"table2_rows.{kind}" for kind in ("csv", "md", "tex", "html"))},
 }
 
 
