@@ -79,9 +79,10 @@ def test_adam_and_sgd_move_as_their_formulas_say():
         assert torch.allclose(weight, start - .05*(.1*g/norm + .01*start), rtol=0, atol=1e-6)  # clipped, then decayed
 
 
-@pytest.mark.parametrize('task', ['cls', 'rot', 'col', 'jig'])
+@pytest.mark.parametrize('task', ['cls', 'rot', 'col', 'jig', 'seg'])
 def test_every_task_searches(task):
-    result = study.run(spec(task))['result']
+    change = dict(data=Data('synthetic-streets', 32, 60, 0, 'maps', 'scale'), style='imagenet', options=(('channels', 8), ('rates', (2,)))) if task == 'seg' else {}
+    result = study.run(spec(task, **change))['result']
     assert len(result['loss']) == len(result['alpha_loss']) == len(result['score']) == 2 and len(result['tables']) == 3
     assert result['tables'][0] != result['tables'][2] and all(0 <= score <= 100 for score in result['score'])
 

@@ -8,11 +8,12 @@ import time
 import textwrap
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from unnas import data, study, tasks
+from unnas import data, study, tasks, train
 from unnas.spaces import darts
 from unnas.study import Data, Spec
 from unnas.train import Recipe
@@ -188,3 +189,67 @@ def test_bad_engines_end_at_once(options, words, tmp_path):
 def test_an_unwritable_store_is_refused(tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(OSError, match='choose a folder'): study.Store(tmp_path/'file'/'records')
+
+
+def streets(**change):
+    images = Data('synthetic-streets', 32, train_images=24, test_images=10, labels='maps', crop='scale-wide')
+    recipe = Recipe(epochs=3, batch_size=8, lr=.05, test_batch_size=1)
+    spec = Spec('darts', darts.sample(1, seed=0)[0], 'cifar', 4, 3, images, 'seg', 'imagenet', recipe, seed=0, options=(('channels', 8), ('rates', (1, 2))))
+    return replace(spec, **change)
+
+
+def test_segmentation_is_a_run_like_any_other(tmp_path):
+    tables = [study.collect([streets()], engine=engine, workers=1, store=store(tmp_path/engine)) for engine in ('serial', 'processes')]
+    results = [study.records([streets()], store(tmp_path/engine))[0]['result'] for engine in ('serial', 'processes')]
+    assert tables[0].status[0] == tables[1].status[0] == 'done' and results[0] == results[1]
+    assert results[0]['loss'][-1] < results[0]['loss'][0] and 0 < results[0]['best'] < 100
+    predictions = [study.read_map(text) for text in results[0]['predictions']]
+    assert len(predictions) == study.SCENES and all(p.shape == (43, 43) and p.max() < 19 for p in predictions)
+
+
+def test_the_score_of_a_segmentation_is_that_of_its_predictions():
+    """The mean IoU over all test scenes, from the predictions alone, by counting pixels."""
+    train_data, test_data, _ = study.load(streets().data)
+    task = tasks.segmentation(19, 8, (1, 2))
+    torch.manual_seed(0)
+    network = darts.build(darts.sample(1, seed=0)[0], task, stem='cifar', width=4, depth=3)
+    history = train.fit(network, task, train_data, test_data, streets().recipe)
+    predicted = torch.stack(study.predict(network, task, test_data)).long()
+    labels = torch.cat([maps for _, maps in test_data.batches(1)]).long()
+    known = labels != 255
+    overlaps = [(int(((predicted == k) & (labels == k)).sum()), int((((predicted == k) | (labels == k)) & known).sum())) for k in range(19)]
+    ious = [inner / union for inner, union in overlaps if union]
+    assert history.final == pytest.approx(100 * sum(ious) / len(ious), abs=1e-9)
+    road = max((labels == k).sum().item() for k in range(19)) / known.sum().item()
+    assert study.constant_score(streets()) == pytest.approx(100 * road / len(set(labels[known].tolist())))
+
+
+def test_street_scenes_without_maps_serve_pretext_tasks_and_refuse_segmentation():
+    free = replace(streets().data, labels=False)
+    images, _, _ = study.load(free)
+    assert next(images.batches(2))[1] is None
+    with pytest.raises(data.NoLabels): images.label_maps
+    with pytest.raises((ValueError, data.NoLabels)): study.run(streets(data=free))
+    with pytest.raises(ValueError, match="task='seg'.*label maps"): study.run(streets(data=Data('synthetic-objects', 16, 40, 20)))
+    with pytest.raises(ValueError, match='synthetic-objects.*no label maps.*cityscapes'): study.run(streets(data=Data('synthetic-objects', 16, 40, 20, labels='maps')))
+    for task in ('rot', 'col', 'jig'):
+        spec = streets(data=free, task=task, options=(('grid', 2),) if task == 'jig' else ())
+        assert study.run(replace(spec, recipe=replace(spec.recipe, epochs=1)))['status'] == 'done'
+
+
+def test_a_table_has_the_papers_rows_those_searched_here_and_random_ones(tmp_path):
+    evaluation = replace(study.evaluation('table1', 'smoke'), data=Data('synthetic-objects', 12, 60, 30), recipe=Recipe(epochs=1, batch_size=20, lr=.05))
+    genotypes = dict(zip(['imagenet_rot', ('synthetic-objects', 'rot', 0), ('synthetic-streets', 'rot', 0), 'random 0', 'random 1'], darts.sample(5, seed=1)))
+    specs = study.evaluation_specs(replace(evaluation, window=(1e5, 1e6)), genotypes, seeds=2)
+    runs = study.collect([spec for group in specs.values() for spec in group], store=store(tmp_path))
+    runs['score'] = runs['best']
+    counts = pd.DataFrame([dict(paper_flops=row.flops/1e6, flops=1., paper_parameters=row.parameters/1e6, parameters=2.) for row in study.paper.TABLE1])
+    filled = study.fill_table('table1', counts, evaluation, specs, runs)
+    shown, gray = study.show_table(filled, 'top-1 (%)', 'M')
+    assert len(filled) == 17 + 2 + 2 and list(filled['mean'].notna()) == [row.genotype == 'imagenet_rot' for row in study.paper.TABLE1] + [True]*4
+    of = runs.groupby('architecture', sort=False).score.mean()
+    assert filled['mean'][18] == of.iloc[2] and filled['mean'][19] == pytest.approx(of.iloc[3:].mean()) and filled['mean'][20] == of.iloc[3:].max()
+    assert list(filled.valid[17:]) == [False, True, True, True]  # searched on the images of the evaluation, or on others
+    assert gray['here: top-1 (%)'][17] and not gray['here: top-1 (%)'][18] and not gray['paper: top-1 (%)'][17]
+    invalid = [row.search_dataset == 'imagenet' for row in study.paper.TABLE1]
+    assert list(gray['paper: top-1 (%)'][:17]) == invalid and shown['paper: top-1 (%)'][5] == '76.3 ± 0.06'

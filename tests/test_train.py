@@ -129,9 +129,20 @@ def test_two_processes_hold_the_same_weights_and_count_each_test_image_once(tmp_
         task = tasks.rotation(); torch.manual_seed(0)
         net = darts.build(darts.sample(1, seed=3)[0], task, stem='cifar', width=4, depth=3)
         history = train.fit(net, task, a, b, train.Recipe(epochs=1, batch_size=20, lr=.05))
-        torch.save(dict(weights=[p.detach() for p in net.parameters()], loss=history.loss, score=history.score), f'{sys.argv[1]}/{train.accelerator().process_index}.pt')'''))
+        streets, scenes = tasks.segmentation(19, 8, (1, 2)), data.load('synthetic-streets', 'test', image_size=32, num_images=5).with_maps().whole()
+        torch.manual_seed(0)
+        seg = darts.build(darts.sample(1, seed=3)[0], streets, stem='cifar', width=4, depth=3)
+        acc = train.accelerator()
+        both, alone = train.evaluate(seg, streets, scenes, batch_size=2, acc=acc), streets.metric()
+        with torch.no_grad():
+            for images, maps in scenes.batches(1):
+                inputs, targets = streets.batch(images, maps, False, None)
+                alone.update(seg(inputs), targets)
+        torch.save(dict(weights=[p.detach() for p in net.parameters()], loss=history.loss, score=history.score, iou=(both, alone.compute())),
+                   f'{sys.argv[1]}/{acc.process_index}.pt')'''))
     python(str(script), str(tmp_path), launcher=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'])
     first, second = (torch.load(tmp_path/f'{rank}.pt') for rank in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first['weights'], second['weights']))
     assert first['loss'] == second['loss'] and first['score'] == second['score']
     assert first['score'][0] * 31 * 4 / 100 == pytest.approx(round(first['score'][0] * 31 * 4 / 100))  # a whole number of 124 answers
+    assert first['iou'] == second['iou'] and first['iou'][0] == pytest.approx(first['iou'][1])  # one matrix over both, of odd many scenes
