@@ -302,7 +302,7 @@ def watched(epochs):
 def test_search_curves_show_all_columns():
     frame = watched(6)
     figure = plots.search_curves(frame)
-    assert [ax.get_title() for ax in figure.axes] == ["Loss", "Accuracy", "Entropy of an edge", "Skip connections"]
+    assert [ax.get_title() for ax in figure.axes] == ["Loss", "Score", "Entropy of an edge", "Skip connections"]
     drawn = [list(line.get_ydata()) for ax in figure.axes for line in ax.lines]
     for name in frame.columns[1:]:
         assert any(np.array_equal(values, frame[name], equal_nan=True) for values in drawn), name

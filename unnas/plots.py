@@ -593,7 +593,7 @@ def alpha_panels(alphas: Any, *, edges: Sequence[tuple[int, int]], operations: S
 # %% ../nbs/03_plots.ipynb #b032baff
 CELL_LINES = {"normal": ("#4c72b0", "-", "normal cell"), "reduce": ("#c4572f", "--", "reduction cell")}
 
-# %% ../nbs/03_plots.ipynb #df2f4128
+# %% ../nbs/03_plots.ipynb #e79be9dc
 def search_curves(frame: pd.DataFrame) -> Figure:
     """Four small panels about a search over its epochs: losses, accuracy, entropy, and skip connections.
 
@@ -612,7 +612,7 @@ def search_curves(frame: pd.DataFrame) -> Figure:
     loss.plot(frame["epoch"], frame["alpha_loss"], color="#8a63a6", linestyle="--", label="architecture's half", **mark)
     loss.set(title="Loss", ylabel="cross-entropy (nats)")
     score.plot(frame["epoch"], frame["score"], color="#333333", **mark)
-    score.set(title="Accuracy", ylabel="held-out images (%)")
+    score.set(title="Score", ylabel="held-out images (%)")
     for cell, (color, dashes, label) in CELL_LINES.items():
         entropy.plot(frame["epoch"], frame[f"entropy_{cell}"], color=color, linestyle=dashes, label=label, **mark)
         skips.plot(frame["epoch"], frame[f"skips_{cell}"], color=color, linestyle=dashes, label=label, **mark)
