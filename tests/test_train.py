@@ -146,3 +146,26 @@ def test_two_processes_hold_the_same_weights_and_count_each_test_image_once(tmp_
     assert first['loss'] == second['loss'] and first['score'] == second['score']
     assert first['score'][0] * 31 * 4 / 100 == pytest.approx(round(first['score'][0] * 31 * 4 / 100))  # a whole number of 124 answers
     assert first['iou'] == second['iou'] and first['iou'][0] == pytest.approx(first['iou'][1])  # one matrix over both, of odd many scenes
+
+
+def test_full_resolution_is_evaluated_in_bounded_memory(tmp_path):
+    """One scene of 1024 x 2048 pixels; measured in a process of its own, for the peak of a process never falls."""
+    for split in ('train', 'val'):
+        for kind, name in (('leftImg8bit', 'leftImg8bit'), ('gtFine', 'gtFine_labelTrainIds')):
+            (tmp_path/kind/split/'city').mkdir(parents=True)
+            size = (2048, 1024)
+            image = Image.new('RGB', size, (90, 90, 90)) if kind == 'leftImg8bit' else Image.new('L', size, 0)
+            image.save(tmp_path/kind/split/'city'/f'city_000000_000000_{name}.png')
+    out = python(textwrap.dedent('''
+        import resource, sys, torch
+        from unnas import data, paper, tasks, train
+        from unnas.spaces import darts
+        torch.set_num_threads(1)
+        task, scenes = tasks.segmentation(19), data.load('cityscapes', 'test', root=sys.argv[1]).with_maps().whole()
+        network = darts.build(darts.Genotype.from_dict(paper.GENOTYPES['darts']), task, stem='imagenet', width=16, depth=12).to(memory_format=torch.channels_last)
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = peak()
+        score = train.evaluate(network, task, scenes, batch_size=1)
+        print(score, peak() - before)'''), str(tmp_path))
+    score, mebibytes = map(float, out.split())
+    assert 0 <= score <= 100 and mebibytes < 1024

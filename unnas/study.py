@@ -579,7 +579,7 @@ def grid(figure: str, scale: str) -> Grid:
     check_name('scale', scale, GRIDS[figure])
     return GRIDS[figure][scale]
 
-# %% ../nbs/11_study.ipynb #2e402de9
+# %% ../nbs/11_study.ipynb #7b83d6c0
 def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None = None, tasks: Sequence[str] | None = None,
              spaces: Sequence[str] | None = None, root: str | None = None, sample_seed: int = 0, store: Store | None = None) -> list[Spec]:
     """The runs of `grid`, with another number of architectures and seeds, or only some tasks and spaces, if given.
@@ -594,7 +594,7 @@ def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None 
     for name in chosen_spaces: check_name('spaces', name, grid.spaces)
     for name in chosen_tasks: check_name('tasks', name, unnas.tasks.names())
     settings = {(space, task): grid.settings.get((space, task)) or grid.settings[space, 'rot'] for space in chosen_spaces for task in chosen_tasks}
-    settings = {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
+    settings = _fingerprinted(settings, root, store)
     sampled = {space: SPACES[space].sample(architectures, sample_seed) for space in chosen_spaces}
     specs = [Spec(space, sampled[space][index], s.stem, s.width, s.depth, s.data, task, s.style, s.recipe, seed, s.options)
              for seed in range(seeds) for index in range(architectures) for (space, task), s in settings.items()]
@@ -608,6 +608,10 @@ def _fingerprint(d: Data, root: str | None, store: Store | None) -> str:
         for record in (store or Store()).released_records().values() if root is None else ():
             if record['spec']['data'] | {'fingerprint': ''} == asdict(d): return record['spec']['data']['fingerprint']
         raise
+
+# %% ../nbs/11_study.ipynb #b03ddd8e
+def _fingerprinted(settings: dict[Any, Setting], root: str | None, store: Store | None) -> dict[Any, Setting]:
+    return {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
 
 # %% ../nbs/11_study.ipynb #13af97b7
 def _try(spec: Spec, root: str | None) -> None:
@@ -676,7 +680,7 @@ SEARCHES['smoke'].settings.update(street_searches(
 SEARCHES['laptop'].settings.update(street_searches(
     'cityscapes', 96, 'imagenet', 8, 5, None, 40, dict(seg=16, rot=8, col=8, jig=16), (('channels', 16), ('rates', (2,))), alpha_lr=.006, alpha_start=4.))
 
-# %% ../nbs/11_study.ipynb #a5c2075e
+# %% ../nbs/11_study.ipynb #3250d634
 def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequence[str] | None = None, seeds: int | Sequence[int] | None = None,
              partial_channels: int = 1, order: int = 1, root: str | None = None, store: Store | None = None) -> list[SearchSpec]:
     """The searches of `scale`, or only some of its data sets and tasks; `seeds` is their number, or a list of them; `root` is the folder of the data set.
@@ -696,7 +700,7 @@ def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequen
                          'or set UNNAS_DATA to a folder that has one folder for each')
     settings = {(dataset, task): setting for dataset in datasets or known.datasets for task in tasks or _tasks_of(known, dataset)
                 if (setting := _search_setting(known, dataset, task)) is not None}
-    settings = {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
+    settings = _fingerprinted(settings, root, store)
     specs = [SearchSpec(s.stem, s.width, s.depth, s.data, task, s.style, replace(s.recipe, order=order), seed, partial_channels, s.options)
              for seed in seeds for (_, task), s in settings.items()]
     for spec in specs[:len(settings)]: _try_search(spec, root)
