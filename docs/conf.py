@@ -1,11 +1,12 @@
 """The documentation site: Sphinx reads the notebooks in nbs/ as they are, with the outputs that are stored in them.
 
-Three things are done to a page before Sphinx parses it (`prepare`): nbdev's `#|` comments get their meaning, each exported
+Sphinx has a page search.html of its own, so the notebook search.ipynb gets another name here (`stage`). Three things are done to a page before Sphinx parses it (`prepare`): nbdev's `#|` comments get their meaning, each exported
 function or class gets its signature and docstring with its source folded below, and names of the library become links.
 """
 import ast
 import json
 import re
+import shutil
 from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,9 +135,28 @@ def prepare_cells(cells: list[dict]) -> list[dict]:
     return shown
 
 
+PAGES = {"search": "one_search"}  # notebooks whose pages have another name
+
+
+def stage(app, config) -> None:
+    """Copies the notebooks to where their pages have their names, and reads them there; a Sphinx `config-inited` handler."""
+    folder = Path(app.doctreedir).parent / "source"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "nbs").mkdir(parents=True)
+    (folder / "figures").symlink_to(root / "figures")
+    for path in (root / "nbs").glob("[!_.]*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        for name, page in PAGES.items():
+            text = text.replace(f"]({name}.ipynb", f"]({page}.ipynb")
+        copy = folder / "nbs" / f"{PAGES.get(path.stem, path.stem)}.ipynb"
+        copy.write_text(text, encoding="utf-8")
+        shutil.copystat(path, copy)  # Sphinx reads again what is newer
+    app.srcdir = type(app.srcdir)(folder / "nbs")
+
+
 def sidebar() -> str:
     """The tables of contents, which make the sidebar: a notebook's name says which one it is in."""
-    pages = sorted(path.stem for path in (root / "nbs").glob("[!_.]*.ipynb"))
+    pages = sorted(PAGES.get(path.stem, path.stem) for path in (root / "nbs").glob("[!_.]*.ipynb"))
     library = [page for page in pages if page[0].isdigit()]
     tutorials = [page for page in pages if page.startswith("tutorial")]
     study = [page for page in pages if page not in {"index", *library, *tutorials}]
@@ -159,4 +179,5 @@ def prepare(app, page: str, source: list[str]) -> None:
 
 
 def setup(app):
+    app.connect("config-inited", stage)
     app.connect("source-read", prepare)

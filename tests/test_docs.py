@@ -63,12 +63,14 @@ def test_links_out_of_the_site_keep_their_words(conf):
     assert conf.drop_outside_links("[a b](../LICENSE) [c](d.ipynb) ![e](../f.png)") == "a b [c](d.ipynb) ![e](../f.png)"
 
 
-def test_site_builds_without_warnings_and_stands_alone(tmp_path):
+def test_site_builds_without_warnings_and_stands_alone(conf, tmp_path):
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", tmp_path / "trees", "nbs", tmp_path / "site"]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
-    assert {f"{path.stem}.html" for path in (ROOT / "nbs").glob("*.ipynb")} <= pages.keys()
+    assert {f"{conf.PAGES.get(path.stem, path.stem)}.html" for path in (ROOT / "nbs").glob("*.ipynb")} <= pages.keys()
+    assert "<h1>A search" in pages["one_search.html"] and 'href="one_search.html"' in pages["table1.html"]
+    assert "searchtools.js" in pages["search.html"]  # where the search box of the site leads
     for name, page in pages.items():
         loaded = re.findall(r'<(?:script|img|source)[^>]* src="([^"]+)"', page)
         loaded += [tag for tag in re.findall(r'<link rel="(?:stylesheet|icon)"[^>]* href="([^"]+)"', page)]
