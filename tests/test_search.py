@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch.func import functional_call
 
-from unnas import data, search, study, tasks, train
+from unnas import data, kernels, search, study, tasks, train
 from unnas.study import Data, SearchSpec
 
 
@@ -42,18 +43,38 @@ def test_the_second_order_is_the_gradient_through_an_explicit_step(monkeypatch):
     bilevel.weight_step(first)  # so that there is momentum
     names = [name for name, p in bilevel.supernet.named_parameters() if any(p is w for w in bilevel.weights)]
     weights = dict(zip(names, bilevel.weights))
-    inner = torch.autograd.grad(bilevel.loss(weight_batch), bilevel.weights, create_graph=True)
-    group = bilevel.sgd.param_groups[0]
-    ahead = {name: w - group['lr'] * (.9*bilevel.sgd.state[w]['momentum_buffer'] + g + .01*w) for (name, w), g in zip(weights.items(), inner)}
-    outer = bilevel.task.loss(functional_call(bilevel.supernet, ahead, batch[0]), batch[1])
-    expected = torch.autograd.grad(outer, bilevel.architecture, retain_graph=True)
-    fixed = {name: w.detach().requires_grad_() for name, w in ahead.items()}  # the same, but blind to how the step depends on the alphas
-    blind = torch.autograd.grad(bilevel.task.loss(functional_call(bilevel.supernet, fixed, batch[0]), batch[1]), bilevel.architecture)
+    with kernels.plain():  # the kernels have first derivatives only
+        inner = torch.autograd.grad(bilevel.loss(weight_batch), bilevel.weights, create_graph=True)
+        group = bilevel.sgd.param_groups[0]
+        ahead = {name: w - group['lr'] * (.9*bilevel.sgd.state[w]['momentum_buffer'] + g + .01*w) for (name, w), g in zip(weights.items(), inner)}
+        outer = bilevel.task.loss(functional_call(bilevel.supernet, ahead, batch[0]), batch[1])
+        expected = torch.autograd.grad(outer, bilevel.architecture, retain_graph=True)
+        fixed = {name: w.detach().requires_grad_() for name, w in ahead.items()}  # the same, but blind to how the step depends on the alphas
+        blind = torch.autograd.grad(bilevel.task.loss(functional_call(bilevel.supernet, fixed, batch[0]), batch[1]), bilevel.architecture)
     loss, gradients = bilevel.alpha_gradients(batch, weight_batch)
     assert loss.item() == pytest.approx(outer.item(), rel=1e-10)
     error = torch.cat([(g - e).flatten() for g, e in zip(gradients, expected)]).norm()
     second = torch.cat([(e - b).flatten() for e, b in zip(expected, blind)]).norm()
     assert error < 1e-5 * second and second > 1e-4
+
+
+@pytest.mark.parametrize('order, partial_channels', [(1, 1), (2, 1), (1, 2)])
+def test_twenty_steps_of_the_fast_search_are_those_of_the_plain_one(order, partial_channels):
+    found = []
+    for mode in (kernels.plain, nullcontext):
+        torch.manual_seed(0)
+        supernet = search.Supernet(tasks.jigsaw(), stem='cifar', width=4, depth=3, partial_channels=partial_channels).double()
+        recipe = search.Recipe(epochs=1, batch_size=2, lr=.05, alpha_lr=.01, weight_decay=.01, order=order)
+        bilevel = search.Bilevel(supernet, tasks.jigsaw(), recipe, train.accelerator('float32'))
+        before = supernet.tables()
+        with mode():
+            for step in range(20):
+                batch, weight_batch = ((torch.randn(2, 4, 3, 6, 6, dtype=torch.float64), torch.randint(24, (2,))) for _ in range(2))
+                bilevel.alpha_step(batch, weight_batch)
+                bilevel.weight_step(weight_batch)
+        assert supernet.tables() != before
+        found.append(supernet.state_dict())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
 
 
 def test_the_weights_are_back_to_the_bit_after_a_look_ahead():

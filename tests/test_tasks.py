@@ -113,10 +113,54 @@ def test_every_crop_offset_is_drawn_the_last_one_included():
 
 def test_gray_is_the_luminance_of_scikit_image():
     images = random_images(4, 8)
-    made_gray = tasks.gray(images.float() / 255, torch.tensor([True, False, True, False]))
+    made_gray = tasks.gray_(images.float() / 255, torch.tensor([True, False, True, False]))
     for i, image in enumerate(hwc(images)):
         expected = np.repeat(rgb2gray(image / 255)[..., None], 3, 2) if i % 2 == 0 else image / 255
         assert_same(made_gray[i], expected, 1e-6)
+
+
+def test_gray_leaves_the_other_images_alone_to_the_bit():
+    images = random_images(4, 8).float() / 255
+    made_gray = tasks.gray_(images.clone(), torch.tensor([True, False, True, False]))
+    assert torch.equal(made_gray[1::2], images[1::2]) and not torch.equal(made_gray[::2], images[::2])
+
+
+def test_several_windows_are_cut_from_each_image():
+    images = random_images(5, 12)
+    offsets = torch.randint(0, 8, (5, 3, 2), generator=seeded())
+    windows = tasks.crop(images, offsets, 5)
+    assert windows.shape == (5, 3, 3, 5, 5) and windows.dtype == torch.uint8
+    for i, t in itertools.product(range(5), range(3)):
+        top, left = offsets[i, t].tolist()
+        assert torch.equal(windows[i, t], images[i, :, top:top + 5, left:left + 5])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_fresh_tensors_are_like_those_of_pytorch(dtype):
+    made = tasks.empty(3, 4, 5, dtype=dtype, device=torch.device("cpu"))
+    assert made.shape == (3, 4, 5) and made.dtype == dtype and made.is_contiguous()
+    made.fill_(7)
+    assert made.sum() == 7 * 60 and tasks.empty(0, 2, device=torch.device("cpu")).shape == (0, 2)
+    assert tasks.empty(2, 3, device=torch.device("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["cls", "seg", *LABEL_FREE])
+def test_the_images_of_the_caller_are_left_alone(name):
+    task = tasks.get(name, style="imagenet", **({"num_classes": 5} if name in ("cls", "seg") else {}))
+    images, labels = random_images(6, 18), random_maps(6, 18, 18, classes=5) if name == "seg" else torch.zeros(6)
+    before = images.clone()
+    for train in (True, False):
+        task.batch(images, labels, train, seeded())
+        assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_a_batch_may_be_empty(name):
+    """The slice of one of many processes may be."""
+    task = tasks.get(name, **({"num_classes": 5} if name == "cls" else {}))
+    inputs, targets = task.batch(random_images(0, 16), torch.zeros(0), True, seeded())
+    some, _ = task.batch(random_images(2, 16), torch.zeros(2), True, seeded())
+    assert inputs.shape == (0, *some.shape[1:]) and len(targets) == 0
 
 
 # ---------------------------------------------------------------- rotation
@@ -199,6 +243,15 @@ def test_colorization_shows_the_lightness_and_asks_for_the_bin_of_each_pixel(sty
         assert (targets[i].numpy() == slow_bins(image.reshape(-1, 3))[0].reshape(12, 12)).mean() > 0.99
 
 
+def test_colorization_does_not_depend_on_its_parts(monkeypatch):
+    images = random_images(7, 12)
+    whole = tasks.colorization().batch(images, None, False, None)
+    for pixels in (1, 2 * 144, 7 * 144):
+        monkeypatch.setattr(tasks, "PART", pixels)
+        parts = tasks.colorization().batch(images, None, False, None)
+        assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
+
+
 def test_lightness_statistics_are_the_mean_over_the_channels():
     black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     assert tasks.colorization("cifar").batch(black, None, False, None)[0].mean().item() == pytest.approx(-.4735 / .2507, abs=1e-3)
@@ -273,6 +326,15 @@ def test_jigsaw_matches_the_definition(style, grid, size, train):
             image = slow_prepare(image, style, alpha=alpha[i])
         for tile, expected in zip(inputs[i], slow_jigsaw(image, grid, tasks.permutations(grid)[labels[i]].tolist(), offsets[i])):
             assert_same(tile, expected, 1e-4)
+
+
+def test_deviation_is_that_of_numpy(monkeypatch):
+    rows = torch.rand(50, 432, generator=seeded()) * torch.logspace(-4, 0, 50)[:, None] + 3  # some hardly vary at all
+    expected = rows.double().numpy().std(1)
+    for pixels in (2 ** 17, 1000):
+        monkeypatch.setattr(tasks, "PART", pixels)
+        np.testing.assert_allclose(tasks.deviation(rows).double().numpy(), expected, rtol=1e-7)
+    assert tasks.deviation(torch.full((2, 9), .3)).tolist() == [0, 0]
 
 
 def test_tile_sizes_of_the_paper():

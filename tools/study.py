@@ -18,8 +18,8 @@ from tools.readme import ROOT, relink
 
 
 def notebooks(folder: Path = ROOT / "nbs") -> list[Path]:
-    """The notebooks of the study: those whose names are not numbered, `index` or `tutorial_...`."""
-    names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(("index", "tutorial")))
+    """The notebooks of the study: those whose names are not numbered, `index`, `benchmark` or `tutorial_...`."""
+    names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(("index", "tutorial", "benchmark")))
     return sorted(names)
 
 

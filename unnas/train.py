@@ -23,12 +23,12 @@ import torch
 # %% ../nbs/09_train.ipynb #91edea61
 warnings.filterwarnings('ignore', message='IProgress not found')  # Accelerate asks for widgets that our bars do not use
 
-# %% ../nbs/09_train.ipynb #009977a2
+# %% ../nbs/09_train.ipynb #4259555f
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
-from . import data, ops
+from . import data, kernels, ops
 
 # %% ../nbs/09_train.ipynb #a279ff8a
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ def accelerator(precision: str = 'auto') -> Accelerator:
     return Accelerator(mixed_precision={'bf16': 'bf16', 'float32': 'no'}[precision],
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
-# %% ../nbs/09_train.ipynb #991b0c60
+# %% ../nbs/09_train.ipynb #3df55e68
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    "One CPU thread, and PyTorch's global generator at `seed`; both are as before afterwards."
+    "One CPU thread, and PyTorch's global generator at `seed`; both are as before afterwards. Freed memory stays in the process for the next step."
+    kernels.retain_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,7 @@
 __all__ = ['NODES', 'MEASURES', 'PARAMETER_WINDOW', 'Genotype', 'graph', 'plot', 'Cell', 'AuxiliaryHead', 'reduction_cells',
            'Network', 'check_size', 'build', 'fit_width', 'cifar_parameters', 'sample', 'similarity']
 
-# %% ../../nbs/07_spaces.darts.ipynb #60232b8b
+# %% ../../nbs/07_spaces.darts.ipynb #db461b69
 import itertools
 from bisect import bisect_right
 from collections import Counter
@@ -21,7 +21,7 @@ import yaml
 from matplotlib.figure import Figure
 from torch import nn
 
-from .. import complexity, plots
+from .. import complexity, kernels, plots
 from ..ops import OPS, STEMS, DropPath, FactorizedReduce, check_stem, operation, relu_conv_bn
 from ..tasks import PooledLinear
 
@@ -131,7 +131,7 @@ def reduction_cells(depth: int, task) -> list[int]:
     "The places of the reduction cells among `depth` cells: at one and two thirds, or only the first where `task.reductions` is 1."
     return [depth//3, 2*depth//3][:getattr(task, 'reductions', 2)]
 
-# %% ../../nbs/07_spaces.darts.ipynb #62166dd5
+# %% ../../nbs/07_spaces.darts.ipynb #cf919bac
 class Network(nn.Module):
     "A stack of cells between a stem and the head of a task; see `build`."
     def __init__(self, genotype: Genotype, task, stem: str, width: int, depth: int, auxiliary: bool, drop_path: float):
@@ -153,6 +153,7 @@ class Network(nn.Module):
     def forward(self, x):
         size, auxiliary = x.shape[-2:], None
         if x.dim() == 5: x = x.flatten(0, 1)  # the tiles of a jigsaw pass one by one
+        x = kernels.arrange(x)
         older, newer = self.stem(x)
         for index, cell in enumerate(self.cells):
             older, newer = newer, cell(older, newer)

@@ -234,11 +234,11 @@ def _vertex_channels(cell: Cell, in_channels: int, out_channels: int) -> list[in
         if v not in feeding: channels[v] = max(channels[target] for target in range(v + 1, output) if cell.matrix[v][target])
     return channels
 
-# %% ../../nbs/08_spaces.nasbench101.ipynb #f25d12d6
+# %% ../../nbs/08_spaces.nasbench101.ipynb #dcc6c516
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     "Convolution without bias, batch normalisation, ReLU; the map keeps its size at stride 1."
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 # %% ../../nbs/08_spaces.nasbench101.ipynb #d6c7defe
 def _operation(op: str, channels: int) -> nn.Module:
@@ -246,7 +246,7 @@ def _operation(op: str, channels: int) -> nn.Module:
     if op == 'maxpool3x3': return nn.MaxPool2d(3, stride=1, padding=1)
     return _conv_bn_relu(channels, channels, {'conv3x3-bn-relu': 3, 'conv1x1-bn-relu': 1}[op])
 
-# %% ../../nbs/08_spaces.nasbench101.ipynb #4af5a60b
+# %% ../../nbs/08_spaces.nasbench101.ipynb #31f86a9d
 class CellBlock(nn.Module):
     "One cell as a module: (N, in_channels, h, w) -> (N, out_channels, h, w)."
     def __init__(self, cell: Cell, in_channels: int, out_channels: int):
@@ -265,7 +265,7 @@ class CellBlock(nn.Module):
             terms = [projected[v] if u == 0 else states[u][:, :self.channels[v]] for u in self.sources[v]]
             states[v] = operation(functools.reduce(torch.add, terms))
         inner = [states[u] for u in self.sources[-1] if u > 0]
-        terms = [torch.cat(inner, dim=1)] if inner else []
+        terms = [torch.cat(inner, dim=1)] if len(inner) > 1 else inner
         return functools.reduce(torch.add, terms + [projected[v] for v in projected if v == len(states) + 1])
 
 # %% ../../nbs/08_spaces.nasbench101.ipynb #49d2887a
