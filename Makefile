@@ -1,6 +1,7 @@
 # make study    run the study's notebooks at SCALE (smoke, laptop or paper) and write figures/index.html
 # make test     run every check: the notebooks, then the tests
 # make docs     build the documentation in _docs/
+# make benchmark  measure this machine against a textbook implementation: figures/benchmark.csv
 # make export   write unnas/ and README.md from the notebooks in nbs/, and clean these
 # make readme   write README.md alone
 # make clean    remove what the others made: the environment, the site, smoke figures
@@ -11,7 +12,7 @@ PYTHON ?= python3
 bin    := .venv/bin
 ready  := .venv/.ready
 
-.PHONY: study test docs export readme clean
+.PHONY: study test docs benchmark export readme clean
 
 study: $(ready)
 	@$(bin)/python -m tools.study $(SCALE)
@@ -25,6 +26,10 @@ test: $(ready)
 docs: $(ready)
 	$(bin)/sphinx-build -q -W --keep-going -c docs -d _docs/doctrees nbs _docs/html
 	@echo "Open _docs/html/index.html in a browser."
+
+# Run it on a machine that does nothing else.
+benchmark: $(ready)
+	$(bin)/papermill nbs/benchmark.ipynb figures/benchmark.ipynb
 
 export: $(ready)
 	$(bin)/nbdev_export

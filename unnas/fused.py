@@ -285,10 +285,11 @@ class Step:
         kernels.norm_backward(_joined(dz1[:2]), _joined(z1[:2]), mean, rstd, self.count)
         return [*filters, *matrices]
 
-# %% ../nbs/14_fused.ipynb #53d21903
+# %% ../nbs/14_fused.ipynb #f342e255
 class Mixture(torch.autograd.Function):
     "The nodes of a cell from the two states it reads; see `nodes`."
     @staticmethod
+    @np.errstate(all='ignore')
     def forward(ctx, cell, older, newer, weights, *parameters):
         ctx.cell, ctx.w, ctx.steps, ctx.shapes = cell, values(weights).astype(float)[:, 1:], [], [w.shape for w in parameters]
         (images, channels, *size), saved, start = older.shape, [], 0
@@ -309,6 +310,7 @@ class Mixture(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @np.errstate(all='ignore')
     def backward(ctx, grad):
         saved, want_weights = [values(part) for part in ctx.saved_tensors], any(ctx.needs_input_grad[4:])
         g = values(grad).reshape(len(grad), NODES, ctx.steps[0].channels, -1).swapaxes(0, 1).copy()

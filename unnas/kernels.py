@@ -230,12 +230,14 @@ def depthwise_gradients(x, a, b, w, g, dx, size: tuple[int, int], kernel: int, d
 # %% ../nbs/13_kernels.ipynb #5866311e
 _blas = ThreadpoolController().select(user_api='blas')
 
-# %% ../nbs/13_kernels.ipynb #6288bc1b
+# %% ../nbs/13_kernels.ipynb #6fc67bce
+@np.errstate(all='ignore')  # a run that diverges says so by its loss
 def matmul(first, last, slot, a, b, out):
     "out = a @ b for images first to last, the third axis; `a` (K, m, 1 or N, ...), `b` (K or 1, m or 1, N, ...)."
     with _blas.limit(limits=1): np.matmul(a if a.shape[2] == 1 else a[:, :, first:last], b[:, :, first:last], out=out[:, :, first:last])
 
-# %% ../nbs/13_kernels.ipynb #a2232179
+# %% ../nbs/13_kernels.ipynb #78ec912b
+@np.errstate(all='ignore')
 def matmul_sum(first, last, slot, a, b, out):
     "out[slot] = sum over images first to last of a @ b.T, for `a` and `b` (K, m or 1, N, ., .)."
     with _blas.limit(limits=1): out[slot] = np.matmul(a[:, :, first:last], np.swapaxes(b[:, :, first:last], -1, -2)).sum(2)
@@ -515,7 +517,7 @@ def row_combine(first, last, slot, g, x, numbers, out):
             p, q, o = g[n, h], x[n, h], out[n, h]
             for t in range(len(p)): o[t] = a[t]*p[t] + b[t]*q[t] + c[t]
 
-# %% ../nbs/13_kernels.ipynb #0642c09f
+# %% ../nbs/13_kernels.ipynb #69b2a83c
 class BatchNorm(torch.autograd.Function):
     "Batch normalisation in training of `x` (N, C, H, W), channels last; `running` are running mean and variance, `weight` and `bias` (C,) or None."
     @staticmethod
@@ -526,6 +528,7 @@ class BatchNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @np.errstate(all='ignore')
     def backward(ctx, g):
         x, weight, mean, rstd = ctx.saved_tensors
         (images, channels, _, width), dtype = x.shape, values(x).dtype
