@@ -432,10 +432,10 @@ def norm_backward(g, z, mean, rstd, count: int) -> None:
     numbers = norm_gradient(rstd, rstd, mean, total, rstd*(product - mean*total), count)
     run(combine, images, g, z, *(part.astype(values(z).dtype) for part in numbers), g)
 
-# %% ../nbs/13_kernels.ipynb #2ab70aa0
+# %% ../nbs/13_kernels.ipynb #3aab63d7
 @jit
 def filter_gradient(first, last, slot, x, g, out, kernel, dilation, stride, channels):
-    "out[slot, i*kernel + j, v*channels + c] += x * g over images and rows, for rows `x` (N, H, W*C) and `g` (N, H', W'*C); at stride 2 all columns are added up in v = 0."
+    "Add `x` times `g` over images and rows to `out[slot, i*kernel + j, v*channels + c]`, for rows of W times C numbers, (N, H, W*C); at stride 2 all columns are added up in `v = 0`."
     _, height, length = x.shape
     p = dilation*(kernel - 1)//2
     for n in range(first, last):
