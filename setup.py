@@ -25,5 +25,5 @@ setup(
     package_dir={"": "."},  # an editable install is then one line in a .pth file
     packages=find_packages(include=[package, package + ".*"]),
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "ray")},
 )

@@ -538,6 +538,41 @@ def test_validation_accuracies(tmp_path):
     assert frame.loc[PUBLISHED[0][3]].to_dict() == pytest.approx(dict(val4=36.048, val12=42.198, val36=90.014, val108=93.049, train_seconds=1769))
 
 
+def test_any_accuracies_by_hash(tmp_path):
+    path = table(tmp_path / "mine.csv.zip", "hash,mean of three,search_seconds", (PUBLISHED[1][3], 0.5, 1200), (PUBLISHED[0][3], 1, 0))
+    frame = nasbench101.accuracies(path)
+    assert frame.loc[PUBLISHED[1][3]].to_dict() == {"mean of three": 50, "search_seconds": 1200} and list(frame.index) == [PUBLISHED[1][3], PUBLISHED[0][3]]
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.csv.bz2", "table.csv.xz", "table.csv.zip"])
+@pytest.mark.parametrize("by_hash", [True, False])
+def test_rows_of_the_cells_that_are_asked_for(tmp_path, by_hash, name):
+    """In their order, however they are drawn, and none is dropped: a cell that the table lacks has NaN."""
+    cells = sample(12, seed=7)
+    known, lacking = cells[:9], cells[9:]
+    drawings = [(other := renumberings(cell)[-1]) and (len(other.ops), f"{sum(1 << x + y * (y - 1) // 2 for x, y in other.edges):x}",
+                 "".join(str(nasbench101.OPS.index(op)) for op in other.ops[1:-1]), 9984 - 78 * i) for i, cell in enumerate(known)]
+    hashes = [(cell.hash(), 1 - i / 128) for i, cell in enumerate(known)]
+    path = table(tmp_path / name, "hash,accuracy", *hashes) if by_hash else table(tmp_path / name, TEST_HEADER, *drawings)
+    asked = [lacking[0], known[4], renumberings(known[2])[-1], known[0], lacking[1], known[4]]
+    frame = nasbench101.accuracies(path, asked)
+    assert list(frame.index) == [cell.hash() for cell in asked] and frame.shape == (6, 1) and frame.index.name == "hash"
+    np.testing.assert_allclose(frame.iloc[:, 0], [np.nan, 100 - 400 / 128, 100 - 200 / 128, 100, np.nan, 100 - 400 / 128])
+
+
+def test_cells_are_found_without_hashing_the_others(tmp_path, monkeypatch):
+    keys = nasbench101._space()[::20].tolist()
+    rows = []
+    for i, key in enumerate(keys):
+        adjacency, ops = divmod(key & 0xffffffff, 3 ** ((key >> 32) - 2))
+        rows.append((key >> 32, f"{adjacency:x}", "".join(str(ops // 3 ** i % 3) for i in range((key >> 32) - 2)), i % 9985))
+    path = table(tmp_path / "test.csv", TEST_HEADER, *rows)
+    monkeypatch.setattr(nasbench101, "public_hashes", None)  # which hashes them all
+    picked = [20_000, 3, 11_111]
+    frame = nasbench101.accuracies(path, [nasbench101._cell(keys[i]) for i in picked])
+    np.testing.assert_allclose(frame["test108"], [i % 9985 / 99.84 for i in picked])
+
+
 def test_large_table_uses_the_hashes_of_all_cells(tmp_path, monkeypatch):
     """With a made-up cache, so that nothing has to be computed: the i-th cell has the hash i."""
     monkeypatch.setenv("UNNAS_CACHE", str(tmp_path))
@@ -556,7 +591,12 @@ ROW, VALID = (7, "126465", "02001", 9197), (PUBLISHED[0][3], 0.3, 0.4, 0.9, 0.9,
 
 
 @pytest.mark.parametrize("header, rows, reason", [
-    ("hash,accuracy", [("a", 1)], "columns must be vertices,.* or hash,"),
+    ("accuracy,hash", [(1, PUBLISHED[0][3])], "columns must be vertices,.* or hash,"),
+    ("hash", [(PUBLISHED[0][3],)], "columns must be vertices,.* or hash,"),
+    ("hash,accuracy", [("a", 1)], "row 0 .*has no hash"),
+    ("hash,accuracy", [(PUBLISHED[0][3], 93.1)], "outside 0 to 100%.* accuracies from 0 to 1"),
+    ("hash,accuracy", [(PUBLISHED[0][3], "high")], "could not convert"),
+    ("hash,accuracy", [(PUBLISHED[0][3], 0.9), (PUBLISHED[0][3], 0.8)], "same cell twice"),
     (TEST_HEADER, [ROW, (7, "126464", "02001", 9197)], "row 1 .*is not a cell"),
     (TEST_HEADER, [ROW, ROW[:1] + ("8126465",) + ROW[2:]], "row 1 .*is not a cell"),
     (TEST_HEADER, [ROW, (7, "126465", "0200", 9197)], "row 1 .*is not a cell"),
@@ -577,7 +617,7 @@ def test_wrong_tables_are_refused(tmp_path, header, rows, reason):
     assert "table.csv" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.csv.xz"])
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.csv.xz", "nasbench_only108.tfrecord"])
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n\0\xff", b"a,b\n1,2,3\n4,5,6,7\n"])
 def test_other_files_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

@@ -1,14 +1,23 @@
 """Runs each notebook of the study through papermill, with the smallest parameters that make sense."""
+import shutil
+
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
 from tools import study
+from unnas.spaces import nasbench101
 
 SMALLEST = {
     "cells": {"datasets": ["synthetic-objects"], "tasks": ["rot"], "seeds": 1, "engine": "serial"},
     "fig1": {},
     "fig2": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "spaces": ["darts"], "engine": "serial"},
+    "fig3": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "spaces": ["nasbench101"], "engine": "serial"},
+    "fig4": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "spaces": ["nasbench101"], "engine": "serial"},
+    "fig5": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "spaces": ["nasbench101"], "engine": "serial"},
+    "groundtruth": {"architectures": 3, "seeds": 1, "tasks": ["rot"], "engine": "serial"},
+    "pilot": {"architectures": 3, "tasks": ["rot"], "spaces": ["nasbench101"], "sizes": {"whole": [1, 1], "half": [1, 0.5]}, "engine": "serial"},
     "search": {"task": "jig", "partial_channels": 2},
     "table1": {"architectures": "searched", "datasets": ["synthetic-objects"], "tasks": ["rot"], "random": 1, "engine": "serial"},
     "table2": {"architectures": "searched", "datasets": ["synthetic-streets"], "tasks": ["seg"], "random": 1, "engine": "serial"},
@@ -18,6 +27,11 @@ LEAVES = {
               "cells_similarity.csv", "cells_groups.csv"},
     "fig1": {"fig1.png", "fig1.svg"},
     "fig2": {"fig2.png", "fig2.svg", "fig2.csv", "fig2_rho.csv"},
+    "fig3": {"fig3.png", "fig3.svg", "fig3.csv", "fig3_rho.csv"},
+    "fig4": {"fig4.png", "fig4.svg", "fig4.csv", "fig4_rho.csv", "fig4_paper.png", "fig4_paper.svg"},
+    "fig5": {"fig5.png", "fig5.svg", "fig5.csv", "fig5_regret.csv", "fig5_paper.png", "fig5_paper.svg", "fig5_paper.csv"},
+    "groundtruth": {"groundtruth.png", "groundtruth.svg", "groundtruth.csv", "groundtruth_rho.csv"},
+    "pilot": {"pilot_fig2.png", "pilot_fig2.svg", "pilot_fig2.csv"},
     "search": {"search_synthetic-objects_jig_0_pc2.json", "search_synthetic-objects_jig_0_pc2_curves.csv",
                *(f"search_synthetic-objects_jig_0_pc2_{name}.{kind}" for name in ("curves", "normal", "reduce", "forming", "cells")
                  for kind in ("png", "svg"))},
@@ -33,7 +47,8 @@ def execute(path, folder, **parameters):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder of its own for records, so that every run is computed."""
+    """A folder of its own for records, so that every run is computed, with the paper's points."""
+    shutil.copytree(study.ROOT / "data" / "paper", tmp_path / "data" / "paper")
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
     return tmp_path
 
@@ -54,3 +69,35 @@ def test_study_notebook_runs_and_leaves_its_files(path, home):
 def test_study_notebook_refuses_a_parameter_that_it_does_not_know(path, home):
     with pytest.raises(papermill.PapermillExecutionError, match="sclae"):
         execute(path, home, sclae="smoke")
+
+
+GROUNDTRUTH = next(path for path in study.notebooks() if path.stem == "groundtruth")
+
+
+def test_ground_truth_is_that_of_the_table(home):
+    """Of six cells; the table has five of them, and the largest networks are the best."""
+    cells = nasbench101.sample(6, seed=0)
+    sizes = [len(cell.edges) + 10 * sum(op.startswith("conv3x3") for op in cell.ops) + place / 10 for place, cell in enumerate(cells)]
+    accuracies = {cell.hash(): size / 100 for cell, size in zip(cells[1:], sizes[1:])}
+    table = home / "table.csv.gz"
+    pd.DataFrame({"hash": list(accuracies), "accuracy": list(accuracies.values())}).to_csv(table, index=False)
+    figures = home / "figures"
+    executed = execute(GROUNDTRUTH, home, table=str(table), figures=str(figures), architectures=6, tasks=[], engine="serial")
+    printed = "".join(output.text for cell in executed.cells for output in cell.get("outputs", []) if output.output_type == "stream")
+    assert "accuracy: 5 of 6 cells are in the table, 1 are missing" in printed
+    points, rho = pd.read_csv(figures / "groundtruth.csv").set_index("hash"), pd.read_csv(figures / "groundtruth_rho.csv").set_index("score")
+    assert list(points.index) == [cell.hash() for cell in cells] and points["truth"].isna().tolist() == [True] + [False] * 5
+    assert points["truth"].dropna().to_dict() == pytest.approx({key: 100 * value for key, value in accuracies.items()})
+    assert set(rho.index) == {"cls", "naswot", "synflow", "parameters", "multiply_adds"} and (rho["n"] == 5).all() and (rho["dropped"] == 1).all()
+    known = points.dropna()
+    for name in rho.index:
+        assert rho.loc[name, "rho"] == pytest.approx(known[name].corr(known["truth"], "spearman"), abs=1e-12)
+        assert rho.loc[name, "regret_1"] == pytest.approx(known["truth"].max() - known.loc[known[name].idxmax(), "truth"])
+    assert rho.loc["parameters", "gain"] == 0 and rho.loc["synflow", "cheaper"] > rho.loc["naswot", "cheaper"] > rho.loc["cls", "cheaper"] > 1000
+
+
+def test_table_without_the_cells_is_refused_before_anything_long(home):
+    (home / "table.csv").write_text("hash,accuracy\n" + "0" * 32 + ",0.9\n")
+    with pytest.raises(papermill.PapermillExecutionError, match="has 0 of the 3 cells; a ranking needs at least 2"):
+        execute(GROUNDTRUTH, home, table=str(home / "table.csv"), architectures=3, engine="serial", figures=str(home / "figures"))
+    assert not list((home / "data/records").glob("*.json"))

@@ -1,5 +1,9 @@
 "The published data: what other modules rely on."
 
+from pathlib import Path
+
+import pytest
+
 from unnas import paper
 
 OPERATIONS = {"none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"}
@@ -49,6 +53,19 @@ def test_rank_correlations():
     assert {space: sorted(values) for space, values in paper.RHO.items()} == dict.fromkeys(["darts", "nasbench101"], ["cls", "col", "jig", "rot"])
     for values in paper.RHO.values():
         assert max(values, key=values.get) == "cls" and min(values, key=values.get) == "col"
+
+
+def test_points_of_figure_4(tmp_path):
+    points = paper.figure4_points(Path(__file__).parents[1] / "data/paper/fig4_points.csv")
+    assert points.groupby(["space", "task"]).size().to_dict() == {
+        ("darts", "rot"): 380, ("darts", "col"): 368, ("darts", "jig"): 368, ("darts", "cls"): 371,
+        ("nasbench101", "rot"): 432, ("nasbench101", "col"): 430, ("nasbench101", "jig"): 416, ("nasbench101", "cls"): 430}
+    assert points.iloc[0].tolist() == ["darts", "rot", 30.2441, 93.6711]
+    rho = {key: round(panel.x.corr(panel.y, method="spearman"), 2) for key, panel in points.groupby(["space", "task"])}
+    assert [rho["darts", task] for task in ("rot", "col", "jig", "cls")] == [0.70, 0.65, 0.80, 0.83]
+    assert [rho["nasbench101", task] for task in ("rot", "col", "jig", "cls")] == [0.69, 0.64, 0.76, 0.77]
+    with pytest.raises(FileNotFoundError, match="data/paper/fig4_points.csv"):
+        paper.figure4_points(tmp_path / "nothing.csv")
 
 
 def test_settings():

@@ -188,6 +188,49 @@ def test_scatter_panels_without_any_score_say_so():
         plots.scatter_panels(both[:0], both, both, x_dataset="", y_dataset="")
 
 
+def test_scatter_panels_pair_the_reference_task_with_itself_on_other_data():
+    plots.style()
+    frame = scores(12)
+    both = stats.pairs(frame, tasks=["rot", "cls"], targets=frame.assign(score=frame.score - 40))
+    figure = plots.scatter_panels(both, stats.summary(both, resamples=50), stats.huber_lines(both, resamples=20), x_dataset="IN", y_dataset="C10",
+                                  title="above all")
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["Rotation", "Supervised"] and figure.get_suptitle() == "above all"
+    assert figure.axes[1].get_xlabel() == "IN supervised accuracy (%)" and figure.axes[1].get_ylabel() == "C10 supervised accuracy (%)"
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
+    extents = [ax.get_tightbbox() for ax in figure.axes]
+    assert not any(a.overlaps(b) for a, b in combinations(extents, 2))
+
+
+@pytest.mark.parametrize("n", [3, 60])
+def test_efficiency_curves_show_means_bands_and_expectations(n):
+    plots.style()
+    curves = stats.random_experiments(stats.pairs(scores(n), targets=scores(n)))
+    figure = plots.efficiency_curves(curves, target="IN accuracy", proxy="C10", title="a title")
+    assert [ax.get_title() for ax in figure.axes] == [f"DARTS, n = {n}", f"NAS-Bench-101, n = {n}"]
+    for ax, space in zip(figure.axes, ("darts", "nasbench101")):
+        drawn = {(line.get_color(), line.get_linestyle()): line.get_ydata() for line in ax.lines}
+        for task in ("cls", "rot", "col", "jig"):
+            curve = curves[(curves.space == space) & (curves.task == task)]
+            assert np.array_equal(drawn[plots.TASK_COLORS[task], "-"], curve["mean"])
+            assert np.array_equal(drawn[plots.TASK_COLORS[task], "--"], curve["expected"])
+        last = curve.iloc[0]
+        vertices = ax.collections[-1].get_paths()[0].vertices
+        assert vertices[:, 1].max() >= last["mean"] + 2 * last["std"] - 1e-9
+        bottom, top = ax.get_ylim()
+        assert all(bottom <= y <= top for line in ax.lines for y in line.get_ydata())
+        assert [label.get_text() for label in ax.get_xticklabels() if label.get_text()] == [str(m) for m in sorted(set(curves.m))]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["C10 supervised", "C10 rotation", "C10 colorization", "C10 jigsaw", "exact expectation", "± 2 standard deviations"]
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
+    legend = figure.legends[0].get_window_extent()
+    assert not any(ax.get_tightbbox().overlaps(legend) for ax in figure.axes)
+
+
+def test_efficiency_curves_without_rows_are_refused():
+    with pytest.raises(ValueError, match="curves: has no rows"):
+        plots.efficiency_curves(pd.DataFrame(), target="", proxy="")
+
+
 def test_save_writes_three_files(tmp_path):
     plots.style()
     figure, ax = plt.subplots()

@@ -253,3 +253,66 @@ def test_a_table_has_the_papers_rows_those_searched_here_and_random_ones(tmp_pat
     assert gray['here: top-1 (%)'][17] and not gray['here: top-1 (%)'][18] and not gray['paper: top-1 (%)'][17]
     invalid = [row.search_dataset == 'imagenet' for row in study.paper.TABLE1]
     assert list(gray['paper: top-1 (%)'][:17]) == invalid and shown['paper: top-1 (%)'][5] == '76.3 ± 0.06'
+
+
+def test_slices_are_a_partition_whatever_is_in_the_store_and_bad_ones_are_refused():
+    wanted = study.specs_of(study.grid('fig2', 'smoke'), seeds=2)
+    for parts in (1, 3, 8, 16, len(wanted) + 5):
+        slices = [study.slice_of(wanted, f'{part + 1}/{parts}') for part in range(parts)]
+        assert sorted(spec.id for part in slices for spec in part) == sorted(spec.id for spec in wanted)
+        assert max(map(len, slices)) - min(map(len, slices)) <= 1
+        for kind in {(spec.space, spec.task) for spec in wanted}:  # each slice has the same mix
+            counts = [sum((spec.space, spec.task) == kind for spec in part) for part in slices]
+            assert max(counts) - min(counts) <= 1
+    for wrong in ('0/16', '17/16', '3 of 16', '3/', '/3', 3):
+        with pytest.raises(ValueError, match='slice=.*"1/16" to "16/16"'): study.slice_of(wanted, wrong)
+
+
+def test_a_plan_counts_and_estimates(tmp_path, capsys):
+    kept, done = store(tmp_path), specs(2)
+    made = study.collect(done, store=kept)
+    bigger = [replace(spec, data=replace(spec.data, train_images=400, test_images=100), seed=1) for spec in specs(3)]
+    wanted = [*done, *bigger, *[replace(spec, data=replace(spec.data, labels=True), task='cls') for spec in bigger[:1]], done[0]]
+    plan = study.plan(wanted, workers=2, store=kept)
+    assert list(plan.task) == ['rot', 'rot', 'cls'] and list(plan.runs) == [2, 3, 1] and list(plan.there) == [2, 0, 0] and list(plan.to_do) == [0, 3, 1]
+    assert plan.core_hours.tolist() == pytest.approx((plan.to_do * plan.seconds / 3600).fillna(0).tolist())
+    told = capsys.readouterr().out
+    assert told.startswith('Runs: 6; with records: 2; to do: 4, about ') and 'with workers=2' in told
+    assert len(records(tmp_path)) == 2 and study.collect(done, store=kept).equals(made)  # nothing is stored
+    ratios = []
+    for _ in range(3):  # another program may have disturbed one of the two timings
+        ratios.append(study.plan(bigger[:1], store=kept).seconds[0] / study.run(bigger[0])['seconds'])
+        if 1/3 < ratios[-1] < 3: break
+    else: pytest.fail(f'estimates are {ratios} of the times taken')
+
+
+def test_a_plan_of_what_is_there_calibrates_nothing(tmp_path, capsys, monkeypatch):
+    kept, done = store(tmp_path), specs(1)
+    study.collect(done, store=kept)
+    monkeypatch.setattr(train, 'fit', None)  # whoever trains now fails
+    plan = study.plan(done, store=kept)
+    assert capsys.readouterr().out == 'Runs: 1; with records: 1; to do: 0.\n' and plan.to_do[0] == 0 == plan.core_hours[0] and pd.isna(plan.seconds[0])
+    assert study.plan([], store=kept).empty and capsys.readouterr().out == 'Runs: 0; with records: 0; to do: 0.\n'
+
+
+def test_a_plan_has_searches_and_segmentation(tmp_path):
+    searching = study.searches('smoke', tasks=['rot'])[0]
+    plan = study.plan([streets(), searching], store=store(tmp_path))
+    assert list(plan.task) == ['seg', 'rot'] and (plan.seconds > 0).all()
+
+
+def test_gpu_hours_need_no_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv('UNNAS_DATA', raising=False)
+    monkeypatch.setenv('UNNAS_HOME', str(tmp_path))
+    wanted = study.specs_of(study.paper_grid('imagenet'), tasks=['cls', 'rot'], spaces=['nasbench101'], look=False, architectures=2)
+    hours = study.gpu_hours(wanted, flops_per_second=1e13, utilisation=.1)
+    spec, forward = wanted[0], 3 * 1_281_167 + 50_000
+    task = tasks.get('cls', style='imagenet', num_classes=1000)
+    count = [study.complexity.count(study._network_of(spec, task), (3, 224, 224))[0] for spec in study.specs_of(
+        study.paper_grid('imagenet'), tasks=['cls'], spaces=['nasbench101'], look=False, architectures=2)]
+    assert hours.multiply_adds[0] in count and hours.multiply_adds[1] == pytest.approx(4 * hours.multiply_adds[0], rel=.01)  # four rotations
+    assert hours.gpu_hours[0] == pytest.approx(2 * 2 * hours.multiply_adds[0] * 10 * forward / 1e12 / 3600)
+    study.plan(wanted, store=store(tmp_path))
+    assert '4 of these have no images here' in capsys.readouterr().out
+    for wrong in (dict(utilisation=0), dict(utilisation=1.5), dict(flops_per_second=-1)):
+        with pytest.raises(ValueError, match=next(iter(wrong))): study.gpu_hours(wanted, **wrong)

@@ -1,5 +1,7 @@
 """The tasks, against slow versions that treat one image at a time in NumPy and scikit-image."""
 import itertools
+import time
+from statistics import median
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from skimage.color import rgb2gray, rgb2lab
 from torch import nn
 
-from unnas import data, tasks
+from unnas import data, kernels, tasks, train
 
 LABEL_FREE = ["rot", "col", "jig"]
 STYLE_NAMES = ["cifar", "imagenet"]
@@ -243,15 +245,6 @@ def test_colorization_shows_the_lightness_and_asks_for_the_bin_of_each_pixel(sty
         assert (targets[i].numpy() == slow_bins(image.reshape(-1, 3))[0].reshape(12, 12)).mean() > 0.99
 
 
-def test_colorization_does_not_depend_on_its_parts(monkeypatch):
-    images = random_images(7, 12)
-    whole = tasks.colorization().batch(images, None, False, None)
-    for pixels in (1, 2 * 144, 7 * 144):
-        monkeypatch.setattr(tasks, "PART", pixels)
-        parts = tasks.colorization().batch(images, None, False, None)
-        assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
-
-
 def test_lightness_statistics_are_the_mean_over_the_channels():
     black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     assert tasks.colorization("cifar").batch(black, None, False, None)[0].mean().item() == pytest.approx(-.4735 / .2507, abs=1e-3)
@@ -328,13 +321,13 @@ def test_jigsaw_matches_the_definition(style, grid, size, train):
             assert_same(tile, expected, 1e-4)
 
 
-def test_deviation_is_that_of_numpy(monkeypatch):
-    rows = torch.rand(50, 432, generator=seeded()) * torch.logspace(-4, 0, 50)[:, None] + 3  # some hardly vary at all
-    expected = rows.double().numpy().std(1)
-    for pixels in (2 ** 17, 1000):
-        monkeypatch.setattr(tasks, "PART", pixels)
-        np.testing.assert_allclose(tasks.deviation(rows).double().numpy(), expected, rtol=1e-7)
-    assert tasks.deviation(torch.full((2, 9), .3)).tolist() == [0, 0]
+def test_standardised_tiles_are_those_of_numpy():
+    tiles = torch.rand(5, 10, 3, 12, 12, generator=seeded()) * torch.logspace(-3, 0, 50).reshape(5, 10, 1, 1, 1) + 3  # some hardly vary at all
+    wide = tiles.double().numpy().reshape(50, -1)
+    mean, std = wide.mean(1, keepdims=True), wide.std(1, keepdims=True)
+    expected = (wide - mean.astype(np.float32)) / std  # a mean of 3 has few digits left for tiles that hardly vary
+    np.testing.assert_allclose(tasks.standardise(tiles).double().numpy().reshape(50, -1), expected, rtol=1e-5)
+    assert not tasks.standardise(torch.full((2, 1, 3, 4, 4), .3)).any()
 
 
 def test_tile_sizes_of_the_paper():
@@ -362,6 +355,96 @@ def test_gray_jigsaw_images_have_equal_channels_at_the_stated_rate():
     assert 0.25 < equal.float().mean() < 0.35
     tested, _ = tasks.jigsaw(2).batch(random_images(1000, 8), None, False, seeded())
     assert not (tested[:, :, 0] == tested[:, :, 1]).all(3).all(2).all(1).any()
+
+
+# ---------------------------------------------------------------- kernels and their plain twins
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def named(name, style):
+    return tasks.get(name, style=style, **({"num_classes": 5} if name == "cls" else {}))
+
+
+@pytest.mark.parametrize("size", [16, 32, 33, 45, 224])
+@pytest.mark.parametrize("style", STYLE_NAMES)
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_kernels_compute_what_the_plain_steps_do(name, style, size, threads):
+    task, labels = named(name, style), torch.arange(5)
+    noise, draws = random_images(5, size, seed=size), seeded()
+    smooth = F.interpolate(random_images(5, 4).float(), size, mode="bicubic").clamp(0, 255).byte()
+    flat = torch.tensor([0, 255, 128, 1, 254], dtype=torch.uint8)[:, None, None, None].expand(5, 3, size, size)
+    for images, train_it, count in itertools.product((noise, smooth, flat), (True, False), (1, 2)):
+        threads(count)
+        inputs, targets = task.batch(images, labels, train_it, draws.manual_seed(size))
+        state = draws.get_state()
+        with kernels.plain():
+            expected, answers = task.batch(images, labels, train_it, draws.manual_seed(size))
+        assert torch.equal(draws.get_state(), state)  # as many draws
+        assert inputs.dtype == expected.dtype == torch.float32 and inputs.shape == expected.shape
+        assert torch.equal(targets, answers) and targets.dtype == answers.dtype
+        if name == "jig":  # a mean may be rounded the other way
+            torch.testing.assert_close(inputs, expected, rtol=1e-6, atol=2e-6)
+        else:
+            assert torch.equal(inputs, expected)
+
+
+def test_kernels_find_the_plain_lightness_and_bin_of_a_million_colours():
+    colours = torch.randint(256, (1, 3, 1024, 1024), generator=seeded(), dtype=torch.uint8)
+    task = tasks.colorization()
+    inputs, targets = task.batch(colours, None, False, None)
+    with kernels.plain():
+        expected, answers = task.batch(colours, None, False, None)
+    assert torch.equal(inputs, expected) and torch.equal(targets, answers)
+
+
+def test_the_cube_root_is_that_of_numpy():
+    numbers = np.concatenate([np.geomspace(.008856, 1.2, 20000), [1, .125, .027]]).astype(np.float32)
+    assert [tasks.cube_root(x) for x in numbers] == np.cbrt(numbers.astype(np.float64)).astype(np.float32).tolist()
+
+
+def test_kernels_read_images_of_any_layout():
+    planes = random_images(6, 16)
+    for images in (planes.contiguous(memory_format=torch.channels_last), torch.cat([planes, planes])[::2], planes.flip(0).flip(0)):
+        for name in LABEL_FREE:
+            task = tasks.get(name)
+            assert torch.equal(task.batch(images, None, True, seeded())[0], task.batch(images.contiguous(), None, True, seeded())[0])
+
+
+@pytest.mark.parametrize("style", STYLE_NAMES)
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+def test_inputs_come_with_channels_last_and_are_not_copied(name, style):
+    seen = []
+    class Seen(tasks.Task):
+        def batch(self, *arguments):
+            seen.append(named(name, style).batch(*arguments)[0])
+            return seen[-1], None
+    inputs, _ = train.make_batch(Seen(), random_images(4, 24), torch.zeros(4), True, seeded())
+    assert inputs.data_ptr() == seen[0].data_ptr()
+    pixels = inputs.flatten(0, 1) if name == "jig" else inputs
+    assert pixels.data_ptr() == inputs.data_ptr() and pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", LABEL_FREE)
+def test_kernels_are_not_slower_than_the_plain_steps(name, threads):
+    threads(1)
+    task, images = tasks.get(name), random_images(64, 32)
+
+    def seconds():
+        start = time.process_time()
+        train.make_batch(task, images, None, True, seeded())
+        return time.process_time() - start
+
+    def ratio():
+        with kernels.plain():
+            plain = seconds()
+        return plain / seconds()
+    ratio()
+    assert median(ratio() for _ in range(9)) > 1
 
 
 # ---------------------------------------------------------------- randomness and labels

@@ -38,7 +38,7 @@ def python(script, *arguments, launcher=()):
 def test_one_loop_trains_every_task(name, space):
     train_data, test_data = objects(labels=name == 'cls')
     task = tasks.get(name, **({'num_classes': 10} if name == 'cls' else {}))
-    history = train.fit(network(task, space), task, train_data, test_data, Recipe(epochs=4, batch_size=20, lr=.05))
+    history = train.fit(network(task, space), task, train_data, test_data, Recipe(epochs=4, batch_size=20, lr=.02))
     assert history.loss[-1] < history.loss[0] and 0 <= history.final <= history.best <= 100 and not history.diverged
 
 

@@ -9,7 +9,7 @@ __all__ = ['SHORT_SIDE', 'VOID', 'MAP_CLASSES', 'MAP_TABLES', 'MAP_COLOURS', 'SU
            'crop_together', 'to_train_ids', 'read_map', 'paint_maps', 'Decoder', 'FolderImages', 'list_images',
            'problem', 'cache_folder', 'cached', 'fingerprint_files', 'skip_unreadable', 'split_folder', 'folder_root',
            'image_folder', 'shrink_folder', 'cifar_pickles', 'cifar_tree', 'cifar10', 'find_maps', 'cityscapes',
-           'synthesise', 'synthetic', 'synthetic_objects', 'synthetic_streets', 'imagefolder', 'imagenet',
+           'synthesise', 'synthetic', 'synthetic_objects', 'synthetic_streets', 'imagefolder', 'imagenet', 'imagenette',
            'imagenet22k', 'register', 'load']
 
 # %% ../nbs/05_data.ipynb #df13fadd
@@ -1045,13 +1045,18 @@ def imagenet(split: str, **options) -> FolderImages:
     "ImageNet-1K as `root/train/<wnid>/*` and `root/val/<wnid>/*`, or any tree like it."
     return image_folder("imagenet", split, needs_classes=True, **options)
 
+# %% ../nbs/05_data.ipynb #de655b4a
+def imagenette(split: str, **options) -> FolderImages:
+    "Imagenette, ten classes of ImageNet (Howard, 2019), in the same layout: it stands for ImageNet where there is no large machine."
+    return image_folder("imagenette", split, needs_classes=True, **options)
+
 # %% ../nbs/05_data.ipynb #37ecacff
 def imagenet22k(split: str, **options) -> FolderImages:
     "ImageNet-22K as `root/train/<wnid>/*` or `root/<wnid>/*`; a tenth is held out for testing, because there is no official split."
     return image_folder("imagenet22k", split, needs_classes=True, **options)
 
-# %% ../nbs/05_data.ipynb #c333717b
-DATASETS = {"cifar10": cifar10, "cityscapes": cityscapes, "imagefolder": imagefolder, "imagenet": imagenet, "imagenet22k": imagenet22k,
+# %% ../nbs/05_data.ipynb #c4ff22b2
+DATASETS = {"cifar10": cifar10, "cityscapes": cityscapes, "imagefolder": imagefolder, "imagenet": imagenet, "imagenet22k": imagenet22k, "imagenette": imagenette,
             "synthetic-objects": synthetic_objects, "synthetic-streets": synthetic_streets}
 
 # %% ../nbs/05_data.ipynb #0f51f063

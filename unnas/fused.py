@@ -161,11 +161,11 @@ def mix_backward(first, last, slot, g, pools, skip, second, dilated, node, a, b,
 # %% ../nbs/14_fused.ipynb #ad435291
 def _joined(z: np.ndarray) -> np.ndarray: return z.reshape(-1, *z.shape[2:])
 
-# %% ../nbs/14_fused.ipynb #61520816
+# %% ../nbs/14_fused.ipynb #4f646ed1
 class Step:
     "What the edges of one source do with its state `x` (N, C, H*W) of `size` (H, W), and backwards."
     def __init__(self, source: Source, stacked: Stacked, x: np.ndarray, size: tuple[int, int], training: bool):
-        self.source, self.stacked, self.size, self.training = source, stacked, size, training
+        self.source, self.stacked, self.size = source, stacked, size
         self.images, self.channels, _ = x.shape
         self.dtype, self.m = x.dtype, source.count
         self.out_size = tuple(-(-side//source.stride) for side in size)
@@ -195,13 +195,13 @@ class Step:
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         "The maps that the weighted sum reads, and what the backward pass needs: z1, z2, pools, their places, skip."
-        source, stacked, training = self.source, self.stacked, self.training
+        source, stacked, training = self.source, self.stacked, self.count > 0
         z1 = kernels.product(stacked.matrices, self.first(x))
         self.first_norm = Norm(_joined(z1), source.first_norms, training)
         z2 = kernels.product(stacked.second_matrices, self.second(z1))
-        pools, places = self.empty(2), self.empty(dtype=np.uint8)
-        run(kernels.max_forward, self.images, x, pools[0], places, *self.size, source.stride)
-        run(kernels.avg_forward, self.images, x, pools[1], *self.size, source.stride)
+        pools, places, plainly = self.empty(2), self.empty(dtype=np.uint8), [part[0] for part in self.identity]
+        run(kernels.max_forward, self.images, x, 0, *plainly, pools[0], places, *self.size, 1, source.stride)
+        run(kernels.avg_forward, self.images, x, 0, *plainly, pools[1], *self.size, 1, source.stride)
         skip = x[None] if source.stride == 1 else self.reduced(x)
         self._collect(Norm(pools, source.pool_norms, training), Norm(skip, source.skip_norms, training) if source.stride == 2 else None,
                       Norm(_joined(z2), source.second_norms, training))
@@ -259,15 +259,13 @@ class Step:
         second = self._second_backward(z1, dz2, dz1, want_weights)
         d = kernels.product(stacked.matrices.swapaxes(-1, -2), dz1)
         matrices = kernels.product_gradient(dz1, self.first(x)) if want_weights else None
-        dx = dskip[0]
-        if self.source.stride == 2:
-            dx = np.zeros_like(x)
+        dx = np.zeros_like(x) if self.source.stride == 2 else dskip[0]
         filters = [kernels.depthwise_gradients(x[None], *self.identity, stacked.filters[k], d[k], dx[None], self.size, kernel, dilation, self.source.stride,
                                                want_weights, want_x) for k, (kernel, dilation) in enumerate(_FIRST)]
         halves = []
         if want_x:
-            run(kernels.max_backward, self.images, dpools[0], places, dx, *self.size, self.source.stride)
-            run(kernels.avg_backward, self.images, dpools[1], dx, *self.size, self.source.stride)
+            run(kernels.max_backward, self.images, dpools[0], 0, places, dx, 0, *self.size, 1, self.source.stride)
+            run(kernels.avg_backward, self.images, dpools[1], 0, dx, 0, self.channels, *self.size, 1, self.source.stride)
         if self.source.stride == 2:
             dz = np.ascontiguousarray(dskip.reshape(m, self.images, 2, -1, self.pixels).swapaxes(1, 2))
             if want_weights: halves = [kernels.product_gradient(dz, self.halves(x)).reshape(2*m, -1, self.channels)]
@@ -285,13 +283,13 @@ class Step:
         kernels.norm_backward(_joined(dz1[:2]), _joined(z1[:2]), mean, rstd, self.count)
         return [*filters, *matrices]
 
-# %% ../nbs/14_fused.ipynb #f342e255
+# %% ../nbs/14_fused.ipynb #cd3c8176
 class Mixture(torch.autograd.Function):
     "The nodes of a cell from the two states it reads; see `nodes`."
     @staticmethod
     @np.errstate(all='ignore')
     def forward(ctx, cell, older, newer, weights, *parameters):
-        ctx.cell, ctx.w, ctx.steps, ctx.shapes = cell, values(weights).astype(float)[:, 1:], [], [w.shape for w in parameters]
+        ctx.w, ctx.steps, ctx.shapes = values(weights).astype(float)[:, 1:], [], [w.shape for w in parameters]
         (images, channels, *size), saved, start = older.shape, [], 0
         states = [values(state.contiguous()).reshape(images, channels, -1) for state in (older, newer)]
         for number, source in enumerate(cell.sources):

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['jit', 'active', 'arrange', 'retain_memory', 'give_back_memory', 'plain', 'slots', 'values', 'lasting', 'run', 'load',
-           'spread', 'gather', 'add_rows', 'correlate', 'dots', 'depthwise_forward', 'depthwise_backward', 'depthwise',
-           'depthwise_gradients', 'matmul', 'matmul_sum', 'product', 'product_gradient', 'max_forward', 'max_backward',
-           'inverse_counts', 'box_sum', 'avg_forward', 'avg_backward', 'sums_forward', 'moments', 'products_forward',
-           'combine', 'norm_gradient', 'norm_backward', 'filter_gradient', 'add_products', 'Depthwise',
-           'input_gradient', 'weight_gradient', 'row_sums', 'row_combine', 'BatchNorm']
+           'place', 'pick', 'add_rows', 'correlate', 'dots', 'depthwise_forward', 'depthwise_backward', 'depthwise',
+           'depthwise_gradients', 'matmul', 'matmul_sum', 'product', 'product_gradient', 'stretch', 'max_forward',
+           'max_backward', 'inverse_counts', 'box_sum', 'avg_forward', 'avg_backward', 'sums_forward', 'moments',
+           'products_forward', 'combine', 'norm_gradient', 'norm_backward', 'filter_gradient', 'add_products',
+           'Depthwise', 'input_gradient', 'weight_gradient', 'row_sums', 'row_combine', 'BatchNorm']
 
-# %% ../nbs/13_kernels.ipynb #b3791da2
+# %% ../nbs/13_kernels.ipynb #f4fef04d
 import ctypes
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,18 +41,24 @@ def arrange(x: torch.Tensor, planes: bool = False) -> torch.Tensor:
 # %% ../nbs/13_kernels.ipynb #7308d5d6
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # names of these settings in malloc.h
 
-# %% ../nbs/13_kernels.ipynb #30f1fe16
+# %% ../nbs/13_kernels.ipynb #790b3b8f
+def _library(name: str):
+    "The function of that name of the process's C library, None where it has none, or where (Windows) there is no such library to ask."
+    try: return getattr(ctypes.CDLL(None), name, None)
+    except (TypeError, OSError): return None
+
+# %% ../nbs/13_kernels.ipynb #9b837b71
 def retain_memory(on: bool = True) -> None:
     "Keep freed memory in the process for the next use (`on`), or handle it as the system does by default."
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    mallopt = _library('mallopt')
     if mallopt is None: return
     mallopt(_MMAP_MAX, 0 if on else 65536)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1 if on else 2**17)
 
-# %% ../nbs/13_kernels.ipynb #25aab0aa
+# %% ../nbs/13_kernels.ipynb #ddb8258f
 def give_back_memory() -> None:
     "Give freed memory back to the system now, where the C library is GNU's."
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    trim = _library('malloc_trim')
     if trim is not None: trim(0)
 
 # %% ../nbs/13_kernels.ipynb #baae4700
@@ -100,42 +105,61 @@ def run(kernel, images: int, *arguments) -> None:
 # %% ../nbs/13_kernels.ipynb #05c614b4
 jit = numba.njit(nogil=True, cache=True, fastmath={'reassoc', 'contract', 'nsz', 'arcp'})
 
-# %% ../nbs/13_kernels.ipynb #e9503d64
+# %% ../nbs/13_kernels.ipynb #8cf811cb
 @jit
-def load(source, a, b, padded, height, width, p):
-    "Put relu(a*source + b) into `padded`, whose rows are `width + p` apart."
+def load(source, a, b, padded, height, width, p, lanes):
+    "Put relu(a*source + b) into `padded`, whose rows are `width + p` pixels apart."
+    zero = padded.dtype.type(0)
     for h in range(height):
-        src = source[h*width:(h + 1)*width]
-        dst = padded[p + (h + p)*(width + p):]
-        for v in range(width):
+        src = source[h*width*lanes:(h + 1)*width*lanes]
+        dst = padded[(p + (h + p)*(width + p))*lanes:]
+        for v in range(width*lanes):
             t = a*src[v] + b
-            dst[v] = 0 if t < 0 else t
+            dst[v] = zero if t < zero else t
 
-# %% ../nbs/13_kernels.ipynb #19512382
+# %% ../nbs/13_kernels.ipynb #1d0956f7
 @jit
-def spread(source, padded, height, width, p, stride):
-    "Put `source` into `padded` with its numbers `stride` apart; what lies between stays as it is."
+def place(source, target, height, width, row, stride, shift, lanes):
+    "The reverse of `pick`; what lies between the pixels stays as it is."
     columns = (width + stride - 1)//stride
-    for h in range(0, height, stride):
-        src = source[h//stride*columns:(h//stride + 1)*columns]
-        dst = padded[p + (h + p)*(width + p):]
+    for i in range((height + stride - 1)//stride):
+        h, src = i*stride + shift, source[i*columns*lanes:(i + 1)*columns*lanes]
+        if h >= height: continue
+        dst = target[h*row*lanes:(h*row + width)*lanes]
         if stride == 1:
-            for v in range(columns): dst[v] = src[v]
-        else:
-            for v in range(columns): dst[stride*v] = src[v]
+            for v in range(columns*lanes): dst[v] = src[v]
+            continue
+        if lanes == 1 and shift == 0:
+            for j in range(columns): dst[stride*j] = src[j]
+            continue
+        for j in range(columns):
+            v = (j*stride + shift)*lanes
+            if v < width*lanes:
+                for k in range(lanes): dst[v + k] = src[j*lanes + k]
 
-# %% ../nbs/13_kernels.ipynb #ea3b2605
+# %% ../nbs/13_kernels.ipynb #2b3739d7
 @jit
-def gather(source, target, height, width, row, stride):
-    "Put each `stride`-th number of each `stride`-th row of `source`, whose rows are `row` apart, into `target`."
+def pick(source, target, height, width, row, stride, shift, lanes):
+    "Put each `stride`-th pixel of each `stride`-th row of `source`, whose rows are `row` pixels apart, from number `shift` on, into `target`; zeros beyond the image."
     columns = (width + stride - 1)//stride
-    for h in range(0, height, stride):
-        src = source[h*row:h*row + width]
-        dst = target[h//stride*columns:(h//stride + 1)*columns]
+    for i in range((height + stride - 1)//stride):
+        h, dst = i*stride + shift, target[i*columns*lanes:(i + 1)*columns*lanes]
+        if h >= height:
+            dst[:] = 0
+            continue
+        src = source[h*row*lanes:(h*row + width)*lanes]
         if stride == 1:
-            for v in range(columns): dst[v] = src[v]
-        else:
-            for v in range(columns): dst[v] = src[stride*v]
+            for v in range(columns*lanes): dst[v] = src[v]
+            continue
+        if lanes == 1 and shift == 0:
+            for j in range(columns): dst[j] = src[stride*j]
+            continue
+        for j in range(columns):
+            v = (j*stride + shift)*lanes
+            if v >= width*lanes:
+                for k in range(lanes): dst[j*lanes + k] = 0
+            else:
+                for k in range(lanes): dst[j*lanes + k] = src[v + k]
 
 # %% ../nbs/13_kernels.ipynb #5467d237
 @jit
@@ -168,17 +192,34 @@ def correlate(padded, w, flip, out, row, kernel, dilation, add):
             else:
                 for t in range(size): out[t] += a*x0[t] + b*x1[t] + c*x2[t] + d*x3[t] + e*x4[t]
 
-# %% ../nbs/13_kernels.ipynb #1424717f
+# %% ../nbs/13_kernels.ipynb #22c87471
 @jit
 def dots(padded, g, dw, row, kernel, dilation):
     "dw[i, j] += sum over t of padded[t + dilation*(i*row + j)] * g[t]: the gradient of the filter."
     for i in range(kernel):
-        for j in range(kernel):
-            x, total = padded[dilation*(i*row + j):], g[0]*0
-            for t in range(len(g)): total += x[t]*g[t]
-            dw[i*kernel + j] += total
+        k, o = i*kernel, i*dilation*row
+        x0, x1, x2 = padded[o:], padded[o + dilation:], padded[o + 2*dilation:]
+        a = b = c = d = e = g.dtype.type(0)
+        if kernel == 3:
+            for t in range(len(g)):
+                a += x0[t]*g[t]
+                b += x1[t]*g[t]
+                c += x2[t]*g[t]
+        else:
+            x3, x4 = padded[o + 3*dilation:], padded[o + 4*dilation:]
+            for t in range(len(g)):
+                a += x0[t]*g[t]
+                b += x1[t]*g[t]
+                c += x2[t]*g[t]
+                d += x3[t]*g[t]
+                e += x4[t]*g[t]
+            dw[k + 3] += d
+            dw[k + 4] += e
+        dw[k] += a
+        dw[k + 1] += b
+        dw[k + 2] += c
 
-# %% ../nbs/13_kernels.ipynb #ddff0359
+# %% ../nbs/13_kernels.ipynb #912a8f61
 @jit
 def depthwise_forward(first, last, slot, x, a, b, w, out, height, width, kernel, dilation, stride):
     "See `depthwise`."
@@ -189,11 +230,11 @@ def depthwise_forward(first, last, slot, x, a, b, w, out, height, width, kernel,
     for n in range(first, last):
         for c in range(channels):
             for k in range(len(w)):
-                if k < inputs: load(x[k, n, c], a[k, c], b[k, c], padded, height, width, p)
+                if k < inputs: load(x[k, n, c], a[k, c], b[k, c], padded, height, width, p, 1)
                 correlate(padded, w[k, c], False, full, row, kernel, dilation, False)
-                gather(full, out[k, n, c], height, width, row, stride)
+                pick(full, out[k, n, c], height, width, row, stride, 0, 1)
 
-# %% ../nbs/13_kernels.ipynb #b4ce9d68
+# %% ../nbs/13_kernels.ipynb #d4c5a501
 @jit
 def depthwise_backward(first, last, slot, x, a, b, w, g, dx, dw, height, width, kernel, dilation, stride, want_dw, want_dx, add):
     "See `depthwise_gradients`."
@@ -202,20 +243,20 @@ def depthwise_backward(first, last, slot, x, a, b, w, g, dx, dw, height, width, 
     row = width + p
     inner = p + p*row
     padded, spaced = np.zeros((height + 2*p)*row + 2*p, x.dtype), np.zeros((height + 2*p)*row + 2*p, x.dtype)
-    full = np.zeros((height - 1)*row + width, x.dtype)
+    full, zero = np.zeros((height - 1)*row + width, x.dtype), x.dtype.type(0)
     for n in range(first, last):
         for c in range(channels):
             for k in range(len(w)):
-                if k < inputs: load(x[k, n, c], a[k, c], b[k, c], padded, height, width, p)
-                spread(g[k, n, c], spaced, height, width, p, stride)
+                if k < inputs: load(x[k, n, c], a[k, c], b[k, c], padded, height, width, p, 1)
+                place(g[k, n, c], spaced[inner:], height, width, row, stride, 0, 1)
                 if want_dw: dots(padded, spaced[inner:inner + len(full)], dw[slot, k, c], row, kernel, dilation)
                 if not want_dx: continue
                 correlate(spaced, w[k, c], True, full, row, kernel, dilation, inputs == 1 and k > 0)
                 if inputs == 1 and k < len(w) - 1: continue
                 seen, target = padded[inner:], dx[k if inputs > 1 else 0, n, c]
-                for t in range(len(full)): full[t] = full[t] if seen[t] > 0 else 0
+                for t in range(len(full)): full[t] = full[t] if seen[t] > zero else zero
                 if add: add_rows(full, target, height, width, row)
-                else: gather(full, target, height, width, row, 1)
+                else: pick(full, target, height, width, row, 1, 0, 1)
 
 # %% ../nbs/13_kernels.ipynb #dd40c79e
 def depthwise(x, a, b, w, out, size: tuple[int, int], kernel: int, dilation: int, stride: int) -> None:
@@ -264,102 +305,110 @@ def product_gradient(g: np.ndarray, maps: np.ndarray) -> np.ndarray:
     run(matmul_sum, images, g, maps, out)
     return out.sum(0)
 
-# %% ../nbs/13_kernels.ipynb #b37a024e
+# %% ../nbs/13_kernels.ipynb #3507bc97
 @jit
-def max_forward(first, last, slot, x, out, place, height, width, stride):
-    "3x3 maxima of planes `x` (N, C, H*W) with padding 1, and in `place` the number of each one's place in its window, 0 to 8."
+def stretch(source, a, b, padded, height, width, row, lanes):
+    "Put a*source + b into `padded`, whose rows are `row` pixels apart."
+    for h in range(height):
+        src, dst = source[h*width*lanes:(h + 1)*width*lanes], padded[h*row*lanes:]
+        for v in range(len(src)): dst[v] = a*src[v] + b
+
+# %% ../nbs/13_kernels.ipynb #7c374efc
+@jit
+def max_forward(first, last, slot, x, start, a, b, out, where, height, width, lanes, stride):
+    "3x3 maxima of planes a*x + b, `x` (N, C, H*W*lanes) from channel `start` on, with padding 1, and in `where` the number of each one's place in its window, 0 to 8."
     row = width + 1
-    padded = np.full((height + 2)*row + 2, -np.inf, x.dtype)
-    best, where = np.zeros((height - 1)*row + width, x.dtype), np.zeros((height - 1)*row + width, x.dtype)
-    compact = np.zeros(place.shape[-1], x.dtype)
+    padded = np.full(((height + 2)*row + 2)*lanes, -np.inf, x.dtype)
+    best, number = np.zeros(((height - 1)*row + width)*lanes, x.dtype), np.zeros(((height - 1)*row + width)*lanes, x.dtype)
+    compact = np.zeros(where.shape[-1], x.dtype)
     for n in range(first, last):
-        for c in range(x.shape[1]):
-            spread(x[n, c], padded, height, width, 1, 1)
+        for c in range(len(a)):
+            stretch(x[n, start + c], a[c], b[c], padded[(1 + row)*lanes:], height, width, row, lanes)
             best[:] = padded[:len(best)]
-            where[:] = 0
+            number[:] = 0
             for k in range(1, 9):
-                candidate, number = padded[k//3*row + k%3:], x[0, 0, 0]*0 + k
-                for t in range(len(best)): where[t] = number if candidate[t] > best[t] else where[t]
+                candidate, this = padded[(k//3*row + k%3)*lanes:], x.dtype.type(k)
+                for t in range(len(best)): number[t] = this if candidate[t] > best[t] else number[t]
                 for t in range(len(best)): best[t] = candidate[t] if candidate[t] > best[t] else best[t]
-            gather(best, out[n, c], height, width, row, stride)
-            gather(where, compact, height, width, row, stride)
-            target = place[n, c]
+            pick(best, out[n, c], height, width, row, stride, 0, lanes)
+            pick(number, compact, height, width, row, stride, 0, lanes)
+            target = where[n, c]
             for t in range(len(compact)): target[t] = np.uint8(compact[t])
 
-# %% ../nbs/13_kernels.ipynb #9e6d0f3d
+# %% ../nbs/13_kernels.ipynb #2aec4014
 @jit
-def max_backward(first, last, slot, g, place, dx, height, width, stride):
-    "Add the gradient `g` of `max_forward` to `dx`."
+def max_backward(first, last, slot, g, level, where, dx, start, height, width, lanes, stride):
+    "Add the gradient `g`, from channel `level` on, of `max_forward` to `dx`, from channel `start` on."
     row = width + 1
-    top, where = np.zeros((height + 2)*row + 2, g.dtype), np.full((height + 2)*row + 2, -1., g.dtype)
-    total, compact = np.zeros((height + 2)*row + 2, g.dtype), np.zeros(place.shape[-1], g.dtype)
-    size, inner = (height - 1)*row + width, 1 + row
+    top, number = np.zeros(((height + 2)*row + 2)*lanes, g.dtype), np.full(((height + 2)*row + 2)*lanes, -1., g.dtype)
+    total, compact = np.zeros(((height + 2)*row + 2)*lanes, g.dtype), np.zeros(where.shape[-1], g.dtype)
+    size, inner, zero = ((height - 1)*row + width)*lanes, (1 + row)*lanes, g.dtype.type(0)
     for n in range(first, last):
-        for c in range(g.shape[1]):
-            source = place[n, c]
+        for c in range(where.shape[1]):
+            source = where[n, c]
             for t in range(len(compact)): compact[t] = source[t]
-            spread(g[n, c], top, height, width, 1, stride)
-            spread(compact, where, height, width, 1, stride)
+            place(g[n, level + c], top[inner:], height, width, row, stride, 0, lanes)
+            place(compact, number[inner:], height, width, row, stride, 0, lanes)
             total[:] = 0
-            t0, w0 = top[inner:], where[inner:]
+            t0, w0 = top[inner:], number[inner:]
             for k in range(9):
-                dst, number = total[k//3*row + k%3:], g[0, 0, 0]*0 + k
-                for t in range(size): dst[t] += t0[t] if w0[t] == number else 0
-            add_rows(total[inner:], dx[n, c], height, width, row)
+                dst, this = total[(k//3*row + k%3)*lanes:], g.dtype.type(k)
+                for t in range(size): dst[t] += t0[t] if w0[t] == this else zero
+            add_rows(total[inner:], dx[n, start + c], height, width*lanes, row*lanes)
 
-# %% ../nbs/13_kernels.ipynb #ab310a64
+# %% ../nbs/13_kernels.ipynb #b0792f71
 @jit
-def inverse_counts(height, width, like):
+def inverse_counts(height, width, lanes, like):
     "One over the number of places of a plane that a 3x3 window covers, row by row."
-    out = np.zeros(height*width, like.dtype)
+    out = np.zeros(height*width*lanes, like.dtype)
     for h in range(height):
         for v in range(width):
-            out[h*width + v] = 1/((min(h + 2, height) - max(h - 1, 0))*(min(v + 2, width) - max(v - 1, 0)))
+            for k in range(lanes): out[(h*width + v)*lanes + k] = 1/((min(h + 2, height) - max(h - 1, 0))*(min(v + 2, width) - max(v - 1, 0)))
     return out
 
-# %% ../nbs/13_kernels.ipynb #b3d448e3
+# %% ../nbs/13_kernels.ipynb #b55b6987
 @jit
-def box_sum(padded, total, row):
+def box_sum(padded, total, row, lanes):
     "total[t] = sum of the 3x3 window of `padded` that starts at t."
     for i in range(3):
-        z0, z1, z2 = padded[i*row:], padded[i*row + 1:], padded[i*row + 2:]
+        z0, z1, z2 = padded[i*row*lanes:], padded[(i*row + 1)*lanes:], padded[(i*row + 2)*lanes:]
         if i == 0:
             for t in range(len(total)): total[t] = z0[t] + z1[t] + z2[t]
         else:
             for t in range(len(total)): total[t] += z0[t] + z1[t] + z2[t]
 
-# %% ../nbs/13_kernels.ipynb #08d01f9e
+# %% ../nbs/13_kernels.ipynb #054ca284
 @jit
-def avg_forward(first, last, slot, x, out, height, width, stride):
-    "3x3 means of planes `x` (N, C, H*W) with padding 1, over what lies within the plane."
+def avg_forward(first, last, slot, x, start, a, b, out, height, width, lanes, stride):
+    "3x3 means of planes a*x + b, `x` (N, C, H*W*lanes) from channel `start` on, with padding 1, over what lies within the plane."
     row = width + 1
-    padded, total = np.zeros((height + 2)*row + 2, x.dtype), np.zeros((height - 1)*row + width, x.dtype)
-    share, full = np.zeros(out.shape[-1], x.dtype), inverse_counts(height, width, x)
-    gather(full, share, height, width, width, stride)
+    padded, total = np.zeros(((height + 2)*row + 2)*lanes, x.dtype), np.zeros(((height - 1)*row + width)*lanes, x.dtype)
+    share, full = np.zeros(out.shape[-1], x.dtype), inverse_counts(height, width, lanes, x)
+    pick(full, share, height, width, width, stride, 0, lanes)
     for n in range(first, last):
-        for c in range(x.shape[1]):
-            spread(x[n, c], padded, height, width, 1, 1)
-            box_sum(padded, total, row)
+        for c in range(len(a)):
+            stretch(x[n, start + c], a[c], b[c], padded[(1 + row)*lanes:], height, width, row, lanes)
+            box_sum(padded, total, row, lanes)
             target = out[n, c]
-            gather(total, target, height, width, row, stride)
+            pick(total, target, height, width, row, stride, 0, lanes)
             for t in range(len(target)): target[t] *= share[t]
 
-# %% ../nbs/13_kernels.ipynb #dbfd3a76
+# %% ../nbs/13_kernels.ipynb #02d0edf3
 @jit
-def avg_backward(first, last, slot, g, dx, height, width, stride):
-    "Add the gradient `g` of `avg_forward` to `dx`."
+def avg_backward(first, last, slot, g, level, dx, start, channels, height, width, lanes, stride):
+    "Add the gradient `g`, from channel `level` on, of `avg_forward` of so many `channels` to `dx`, from channel `start` on."
     row = width + 1
-    padded, total = np.zeros((height + 2)*row + 2, g.dtype), np.zeros((height - 1)*row + width, g.dtype)
-    share, full = np.zeros(g.shape[-1], g.dtype), inverse_counts(height, width, g)
-    gather(full, share, height, width, width, stride)
+    padded, total = np.zeros(((height + 2)*row + 2)*lanes, g.dtype), np.zeros(((height - 1)*row + width)*lanes, g.dtype)
+    share, full = np.zeros(g.shape[-1], g.dtype), inverse_counts(height, width, lanes, g)
+    pick(full, share, height, width, width, stride, 0, lanes)
     shared = np.zeros(g.shape[-1], g.dtype)
     for n in range(first, last):
-        for c in range(g.shape[1]):
-            source = g[n, c]
+        for c in range(channels):
+            source = g[n, level + c]
             for t in range(len(shared)): shared[t] = source[t]*share[t]
-            spread(shared, padded, height, width, 1, stride)
-            box_sum(padded, total, row)
-            add_rows(total, dx[n, c], height, width, row)
+            place(shared, padded[(1 + row)*lanes:], height, width, row, stride, 0, lanes)
+            box_sum(padded, total, row, lanes)
+            add_rows(total, dx[n, start + c], height, width*lanes, row*lanes)
 
 # %% ../nbs/13_kernels.ipynb #11076590
 @jit
@@ -386,7 +435,7 @@ def moments(z: torch.Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, square = np.moveaxis(sums.sum(0)/(images*size), -1, 0)
     return mean, np.maximum(square - mean**2, 0)
 
-# %% ../nbs/13_kernels.ipynb #f6553cfb
+# %% ../nbs/13_kernels.ipynb #219bd900
 @jit
 def products_forward(first, last, slot, g, z, out):
     "out[slot, k, c] += (sum of g, sum of g*z)."
@@ -395,7 +444,7 @@ def products_forward(first, last, slot, g, z, out):
         for n in range(first, last):
             for c in range(channels):
                 x, y = g[k, n, c], z[k, n, c]
-                s0, s1 = x[0]*0, x[0]*0
+                s0 = s1 = z.dtype.type(0)
                 for t in range(size): s0 += x[t]
                 for t in range(size): s1 += x[t]*y[t]
                 out[slot, k, c, 0] += s0

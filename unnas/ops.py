@@ -50,19 +50,19 @@ def dil_conv(channels: int, kernel: int, stride: int, affine: bool = True) -> nn
     "One depthwise separable convolution of dilation 2."
     return nn.Sequential(*_separable(channels, kernel, stride, 2, affine))
 
-# %% ../nbs/04_ops.ipynb #46dac818
+# %% ../nbs/04_ops.ipynb #9eaa552e
 class FactorizedReduce(nn.Module):
-    "ReLU, two 1x1 convolutions of stride 2, the second shifted by one pixel, concatenated; batch normalisation."
+    "ReLU, two 1x1 convolutions of every second pixel, the second shifted by one pixel, concatenated; batch normalisation."
     def __init__(self, inputs: int, outputs: int, affine: bool = True):
         super().__init__()
-        self.even = nn.Conv2d(inputs, outputs//2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(inputs, outputs - outputs//2, 1, stride=2, bias=False)
+        self.even = nn.Conv2d(inputs, outputs//2, 1, bias=False)
+        self.odd = nn.Conv2d(inputs, outputs - outputs//2, 1, bias=False)
         self.relu, self.bn = nn.ReLU(), BatchNorm(outputs, affine=affine)
 
     def forward(self, x):
         x = self.relu(x)
         shifted = nn.functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        return self.bn(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        return self.bn(torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(shifted[:, :, ::2, ::2])], dim=1))
 
 # %% ../nbs/04_ops.ipynb #cc5838e7
 class Zero(nn.Module):

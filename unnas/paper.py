@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['OPERATIONS', 'CELLS', 'GENOTYPES', 'DEPTHS', 'WIDTHS', 'TABLE1_TEXT', 'TABLE2_TEXT', 'TABLE1', 'TABLE2', 'RHO',
-           'RHO_SAME_DATASET', 'COLORIZATION_AMONG_PRETEXT_TASKS', 'SAMPLE_SPACES', 'SAMPLE_DATASETS', 'SAMPLE_TASKS',
-           'SAMPLES', 'SEARCH_DATASETS', 'SEARCH_TASKS', 'SEARCH', 'EVALUATION', 'parse_cell', 'parse_genotypes',
-           'Result', 'parse_results', 'table', 'network_input', 'SampleSetting', 'SearchSetting', 'EvaluationSetting']
+           'FIGURE4_PANELS', 'RHO_SAME_DATASET', 'COLORIZATION_AMONG_PRETEXT_TASKS', 'SAMPLE_SPACES', 'SAMPLE_DATASETS',
+           'SAMPLE_TASKS', 'SAMPLES', 'SEARCH_DATASETS', 'SEARCH_TASKS', 'SEARCH', 'EVALUATION', 'parse_cell',
+           'parse_genotypes', 'Result', 'parse_results', 'table', 'figure4_points', 'network_input', 'SampleSetting',
+           'SearchSetting', 'EvaluationSetting']
 
-# %% ../nbs/00_paper.ipynb #1b72884a
+# %% ../nbs/00_paper.ipynb #10807245
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pandas as pd
 
@@ -177,6 +179,21 @@ RHO = {
     "darts": {"rot": 0.82, "col": 0.77, "jig": 0.87, "cls": 0.90},
     "nasbench101": {"rot": 0.74, "col": 0.69, "jig": 0.79, "cls": 0.80},
 }
+
+# %% ../nbs/00_paper.ipynb #b9db6a37
+FIGURE4_PANELS = {"top": "darts", "bottom": "nasbench101"}
+
+# %% ../nbs/00_paper.ipynb #0c23db55
+def figure4_points(path: str | Path) -> pd.DataFrame:
+    """The points of Figure 4, read from the published picture: one row for each that is visible.
+
+    Columns space, task, x (supervised accuracy on ImageNet) and y (accuracy on the CIFAR-10 task), in %. The panels do not say which
+    architecture a point is. Raises FileNotFoundError if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path={str(path)!r}: there is no such file; pass the project's data/paper/fig4_points.csv")
+    points = pd.read_csv(path)
+    return points.assign(space=points["figure"].map(FIGURE4_PANELS)).rename(columns={"panel": "task"})[["space", "task", "x", "y"]]
 
 # %% ../nbs/00_paper.ipynb #11754253
 RHO_SAME_DATASET = 0.8  # "typically higher than"; Figures 2 and 3

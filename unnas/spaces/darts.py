@@ -6,7 +6,7 @@
 __all__ = ['NODES', 'MEASURES', 'PARAMETER_WINDOW', 'Genotype', 'graph', 'plot', 'Cell', 'AuxiliaryHead', 'reduction_cells',
            'Network', 'check_size', 'build', 'fit_width', 'cifar_parameters', 'sample', 'similarity']
 
-# %% ../../nbs/07_spaces.darts.ipynb #db461b69
+# %% ../../nbs/07_spaces.darts.ipynb #5ad2b367
 import itertools
 from bisect import bisect_right
 from collections import Counter
@@ -21,7 +21,7 @@ import yaml
 from matplotlib.figure import Figure
 from torch import nn
 
-from .. import complexity, kernels, plots
+from .. import complexity, kernels, lanes, plots
 from ..ops import OPS, STEMS, DropPath, FactorizedReduce, check_stem, operation, relu_conv_bn
 from ..tasks import PooledLinear
 
@@ -91,7 +91,7 @@ def plot(genotype: Genotype) -> Figure:
     return plots.draw_cells({'Normal cell': graph(genotype.normal, genotype.normal_concat),
                              'Reduction cell': graph(genotype.reduce, genotype.reduce_concat)})
 
-# %% ../../nbs/07_spaces.darts.ipynb #7aa147c5
+# %% ../../nbs/07_spaces.darts.ipynb #dcc1bf6f
 class Cell(nn.Module):
     "One cell; `inputs` are the channels of the two states it reads, `channels` those of each node."
     def __init__(self, pairs, concat, inputs: tuple[int, int], channels: int, reduction: bool, reduction_before: bool, drop_path: float):
@@ -104,6 +104,10 @@ class Cell(nn.Module):
         self.drops = nn.ModuleList(DropPath(0. if isinstance(edge, nn.Identity) else drop_path) for edge in self.edges)
 
     def forward(self, older, newer):
+        if older.dim() == 5:
+            nodes = lanes.nodes((self.older, self.newer), self.edges, self.sources, older, newer)
+            parts = nodes.unflatten(1, (NODES, -1)).unbind(1)
+            return nodes if tuple(self.concat) == tuple(range(2, NODES + 2)) else torch.cat([parts[state - 2] for state in self.concat], dim=1)
         states = [self.older(older), self.newer(newer)]
         edges = zip(self.edges, self.drops, self.sources)
         for pair in zip(edges, edges):
@@ -131,7 +135,7 @@ def reduction_cells(depth: int, task) -> list[int]:
     "The places of the reduction cells among `depth` cells: at one and two thirds, or only the first where `task.reductions` is 1."
     return [depth//3, 2*depth//3][:getattr(task, 'reductions', 2)]
 
-# %% ../../nbs/07_spaces.darts.ipynb #cf919bac
+# %% ../../nbs/07_spaces.darts.ipynb #f8a0998a
 class Network(nn.Module):
     "A stack of cells between a stem and the head of a task; see `build`."
     def __init__(self, genotype: Genotype, task, stem: str, width: int, depth: int, auxiliary: bool, drop_path: float):
@@ -147,18 +151,19 @@ class Network(nn.Module):
             self.cells.append(Cell(pairs, concat, inputs, channels, reduction, reduction_before, drop_path))
             inputs, reduction_before = (inputs[1], len(concat)*channels), reduction
             if auxiliary and index == 2*depth//3: self.auxiliary_head = AuxiliaryHead(inputs[1], task.num_outputs, stem)
-        self.auxiliary_cell = 2*depth//3
+        self.auxiliary_cell, self.drop_path = 2*depth//3, drop_path
         self.head = task.head(inputs[1])
 
     def forward(self, x):
         size, auxiliary = x.shape[-2:], None
         if x.dim() == 5: x = x.flatten(0, 1)  # the tiles of a jigsaw pass one by one
-        x = kernels.arrange(x)
-        older, newer = self.stem(x)
+        older, newer = self.stem(kernels.arrange(x))
+        interleaved = kernels.active(older) and len(x) > 0 and not (self.training and self.drop_path)  # a process's share of a batch may be empty
+        if interleaved: older, newer = (lanes.interleave(state) for state in (older, newer))
         for index, cell in enumerate(self.cells):
             older, newer = newer, cell(older, newer)
-            if self.training and self.auxiliary_head is not None and index == self.auxiliary_cell: auxiliary = self.auxiliary_head(newer)
-        logits = self.head(newer, size)
+            if self.training and self.auxiliary_head is not None and index == self.auxiliary_cell: auxiliary = self.auxiliary_head(lanes.separate(newer) if interleaved else newer)
+        logits = self.head(lanes.separate(newer) if interleaved else newer, size)
         return logits if auxiliary is None else (logits, auxiliary)
 
 # %% ../../nbs/07_spaces.darts.ipynb #ee261a00
