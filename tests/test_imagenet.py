@@ -46,6 +46,7 @@ def test_all_tasks_and_spaces_run_on_an_imagenet_tree_whoever_decodes(root, tmp_
 
 def test_a_tree_without_classes_is_refused_before_anything_runs(tmp_path):
     (tmp_path / "train").mkdir()
-    Image.new("RGB", (64, 64)).save(tmp_path / "train/photo.jpg")
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"train/photo{number}.jpg")
     with pytest.raises(ValueError, match="class folder"):
         study.specs_of(study.grid("fig3", "paper"), architectures=2, root=str(tmp_path))

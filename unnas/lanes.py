@@ -280,13 +280,13 @@ class Map:
     d: np.ndarray | None = None
     depth: int = 0
 
-# %% ../nbs/15_lanes.ipynb #540ddb6c
+# %% ../nbs/15_lanes.ipynb #bff53bf3
 class Unit:
     "ReLU, an optional depthwise convolution, 1x1 convolutions (two where they halve an image), batch normalisation, as a function of maps."
     def __init__(self, depthwise: nn.Conv2d | None, mixing: list[nn.Conv2d], norm: nn.BatchNorm2d):
         self.depthwise, self.mixing, self.norm = depthwise, mixing, norm
         self.kernel, self.dilation = (1, 1) if depthwise is None else (depthwise.kernel_size[0], depthwise.dilation[0])
-        self.stride = mixing[0].stride[0] if depthwise is None else depthwise.stride[0]
+        self.stride = len(mixing) if depthwise is None else depthwise.stride[0]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
