@@ -169,3 +169,18 @@ def test_full_resolution_is_evaluated_in_bounded_memory(tmp_path):
         print(score, peak() - before)'''), str(tmp_path))
     score, mebibytes = map(float, out.split())
     assert 0 <= score <= 100 and mebibytes < 1024
+
+
+def test_recorded_passes_compute_the_same_and_their_trials_do_not_count():
+    """Without a GPU: `trials` stands for PyTorch's recorder, which also runs the network a few times."""
+    def trials(module, arguments):
+        for _ in range(3): module(*arguments)
+        return module
+    first, second = network(tasks.rotation(), 'darts'), network(tasks.rotation(), 'darts')
+    second.load_state_dict(first.state_dict())
+    inputs = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    passes = train.recorded(second, inputs, trials)
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers()))
+    assert torch.equal(first(inputs), passes(inputs))
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers()))
+    assert {id(p) for p in passes.parameters()} == {id(p) for p in second.parameters()}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_seed', 'accelerator', 'reproducible', 'make_batch',
-           'evaluate', 'precise_batch_norm', 'History', 'training_loss', 'train_epoch', 'fit', 'check_labels',
-           'load_checkpoint']
+           'evaluate', 'precise_batch_norm', 'History', 'training_loss', 'train_epoch', 'recorded', 'fit',
+           'check_labels', 'load_checkpoint']
 
 # %% ../nbs/09_train.ipynb #7c04678c
 import hashlib
@@ -173,7 +173,7 @@ def training_loss(outputs, targets, task, recipe: Recipe) -> torch.Tensor:
     logits, auxiliary = outputs
     return task.loss(logits, targets, recipe.label_smoothing) + recipe.auxiliary_weight * task.loss(auxiliary, targets, recipe.label_smoothing)
 
-# %% ../nbs/09_train.ipynb #f5689557
+# %% ../nbs/09_train.ipynb #c777439d
 def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int, seed: int, acc: Accelerator, workers: int) -> float:
     "Train for one epoch; the mean loss, which is NaN or infinite where the run has diverged."
     generator = torch.Generator(acc.device).manual_seed(derive_seed(seed, 'task', epoch, acc.process_index))
@@ -186,13 +186,38 @@ def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int
         if step == 0 or recipe.schedule == 'step':
             for group in optimizer.param_groups: group['lr'] = learning_rate(recipe, epoch + (step/steps if recipe.schedule == 'step' else 0))
         inputs, targets = make_batch(task, images, labels, True, generator)
-        with acc.autocast(): loss = training_loss(network(inputs), targets, task, recipe)
+        if step == 0: passes = recorded(network, inputs) if _records(acc) else network
+        with acc.autocast(): loss = training_loss(passes(inputs), targets, task, recipe)
         optimizer.zero_grad()
         acc.backward(loss)
         if recipe.clip is not None: acc.clip_grad_norm_(network.parameters(), recipe.clip)
         optimizer.step()
         total += loss.detach()
     return (acc.reduce(total, 'mean') / steps).item()
+
+# %% ../nbs/09_train.ipynb #1912aa32
+class _Pass(nn.Module):
+    "Calls `network`; recorded in its place, so that the network itself stays as it is for tests and statistics."
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs): return self.network(inputs)
+
+# %% ../nbs/09_train.ipynb #0abc02ec
+def recorded(network: nn.Module, inputs: torch.Tensor, capture: Callable = torch.cuda.make_graphed_callables) -> nn.Module:
+    """What computes the same as `network` in training, recorded as CUDA graphs for batches like `inputs`; unmeasured.
+
+    `capture` makes the graphs after some trial passes. These would count in the running statistics, so those are put back.
+    """
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    graphs = capture(_Pass(network), (inputs.clone(),))
+    for buffer, value in before: buffer.copy_(value)
+    return graphs
+
+# %% ../nbs/09_train.ipynb #a0d66674
+def _records(acc: Accelerator) -> bool:
+    return os.environ.get('UNNAS_CUDA_GRAPHS') == '1' and acc.device.type == 'cuda' and acc.num_processes == 1
 
 # %% ../nbs/09_train.ipynb #c78e8e95
 CHECKPOINT_SECONDS = 60
