@@ -153,8 +153,11 @@ def test_released_records_can_be_shown_without_the_images(tmp_path, monkeypatch)
     for spec in specs: kept.path(spec.id).unlink()
     study.load.cache_clear()
     assert study.specs_of(grid, store=kept) == specs and study.collect(specs, store=kept).equals(made)
-    with pytest.warns(UserWarning, match='(?s)2 of 4 runs failed.*FileNotFoundError'):
-        study.collect(study.specs_of(grid, seeds=2, store=kept), store=kept)
+    with pytest.warns(UserWarning, match='2 of 4 runs have records'):
+        assert study.specs_of(grid, seeds=2, store=kept) == specs
+    asked = study.specs_of(grid, architectures=2, seeds=2, store=kept)  # a number that is given is kept to
+    assert len(asked) == 4
+    with pytest.warns(UserWarning, match='(?s)2 of 4 runs failed.*FileNotFoundError'): study.collect(asked, store=kept)
 
 
 def test_identity_covers_all_that_decides_the_result():

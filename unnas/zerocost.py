@@ -43,9 +43,9 @@ def agreements(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, 
     if not found.units: raise ValueError('network: has no nn.ReLU that runs; this score is about ReLUs')
     return found.total, found.units
 
-# %% ../nbs/16_zerocost.ipynb #f2c4655f
+# %% ../nbs/16_zerocost.ipynb #c47c2392
 def naswot(network: nn.Module, images: torch.Tensor) -> float:
-    """How well an untrained `network` tells `images` apart: log |det K| of Mellor et al. (2021); larger is better.
+    """How well an untrained `network` tells `images` apart: `log |det K|` of Mellor et al. (2021); larger is better.
 
     `images` are the inputs of the network, float (N, C, H, W) or, for jigsaw, (N, tiles, C, h, w), without labels; they decide the precision and
     the device. Scores compare only for the same images. -inf where K is singular, as for two equal images. `network` stays as it is. Raises
@@ -55,9 +55,9 @@ def naswot(network: nn.Module, images: torch.Tensor) -> float:
     if torch.linalg.matrix_rank(kernel, hermitian=True) < len(kernel): return -math.inf
     return torch.linalg.slogdet(kernel).logabsdet.item()
 
-# %% ../nbs/16_zerocost.ipynb #ccca2689
+# %% ../nbs/16_zerocost.ipynb #7c56a9e3
 def flow(network: nn.Module, input_shape: Sequence[int]) -> float:
-    "The sum over the weights of |weight| times the derivative of the flow by it, without the logarithm; see `synflow`."
+    "The sum over the weights of `|weight|` times the derivative of the flow by it, without the logarithm; see `synflow`."
     shape = tuple(input_shape)
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(f'input_shape={shape}: must be (C, H, W), or (tiles, C, h, w) for jigsaw, without the batch dimension')
