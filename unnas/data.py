@@ -371,7 +371,7 @@ def paint_maps(maps: torch.Tensor) -> torch.Tensor:
     "Label maps `(N, H, W)` of train ids, such as predictions, as pictures: uint8 `(N, 3, H, W)`."
     return torch.from_numpy(MAP_COLOURS[maps.cpu().numpy()]).permute(0, 3, 1, 2)
 
-# %% ../nbs/05_data.ipynb #114c5210
+# %% ../nbs/05_data.ipynb #2708e88d
 class Decoder(torch.utils.data.Dataset):
     """Crops the pictures that `read(position)` returns, an RGB image and perhaps its label map, where possible in a worker process.
 
@@ -391,7 +391,7 @@ class Decoder(torch.utils.data.Dataset):
         if len(sizes) > 1:
             raise ValueError(f"batch_size={len(positions)}: images of {' and '.join(sizes)} pixels in one batch; pass batch_size=1 for whole images")
         images, *maps = [torch.from_numpy(np.stack(part))[:len(positions)] for part in zip(*scenes)]
-        return [images.permute(0, 3, 1, 2).contiguous(), *maps]
+        return [images.permute(0, 3, 1, 2), *maps]
 
 # %% ../nbs/05_data.ipynb #de54761e
 class FolderImages(Images):

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['STYLES', 'exact', 'LIGHTING_VALUES', 'LIGHTING_VECTORS', 'LINEAR_TO_XYZ', 'WHITE', 'Style', 'style_named', 'draw',
            'empty', 'one_pass', 'to_float', 'flip', 'crop', 'lighting', 'light_', 'gray_', 'normalise_', 'check_images',
-           'table_of_levels', 'place', 'turn_copy', 'prepare', 'PooledLinear', 'Accuracy', 'Task', 'classification',
-           'rotation', 'linear_light', 'rgb_to_lab', 'color_bins', 'nearest_bin', 'cube_root', 'nearest', 'colours',
-           'enlarge', 'DenseLinear', 'colorization', 'moebius_maps', 'permutations', 'tile_starts', 'cut_tiles',
-           'standardise', 'load_plane', 'mean_and_deviation', 'tile_up', 'JigsawHead', 'jigsaw', 'SegmentationHead',
-           'intersection_over_union', 'MeanIoU', 'pad_to_odd', 'segmentation', 'names', 'register', 'get']
+           'table_of_levels', 'place', 'turn_copy', 'prepare', 'PooledLinear', 'Accuracy', 'as_rows', 'Task',
+           'classification', 'rotation', 'linear_light', 'rgb_to_lab', 'color_bins', 'nearest_bin', 'cube_root',
+           'nearest', 'colours', 'enlarge', 'DenseLinear', 'colorization', 'moebius_maps', 'permutations', 'tile_at',
+           'tile_corners', 'tile_starts', 'cut_tiles', 'standardise', 'load_plane', 'mean_and_deviation', 'tile_up',
+           'JigsawHead', 'jigsaw', 'SegmentationHead', 'intersection_over_union', 'MeanIoU', 'pad_to_odd',
+           'segmentation', 'names', 'register', 'get']
 
 # %% ../nbs/06_tasks.ipynb #c15fa6e5
 import itertools
@@ -189,7 +190,7 @@ def turn_copy(square, turn, out):
                 else:
                     out[y, x, c] = square[end - x, y, c]
 
-# %% ../nbs/06_tasks.ipynb #fbce5d4a
+# %% ../nbs/06_tasks.ipynb #2f09af2d
 def prepare(images: Tensor, style: Style, train: bool, generator: torch.Generator | None, turns: int = 1) -> Tensor:
     """Float inputs (N * turns, 3, H, W) from uint8 `images` (N, 3, H, W): augmented when training, and normalised.
 
@@ -208,7 +209,7 @@ def prepare(images: Tensor, style: Style, train: bool, generator: torch.Generato
         offsets = draw(torch.randint, 2 * border + 1, (count, 2), generator=generator, like=images)
     if one_pass(images):
         out = empty(count, turns, *((size, size) if border else images.shape[2:]), 3, device=images.device)
-        kernels.run(place, count, images.contiguous(), flipped if train else torch.zeros(count, dtype=torch.bool),
+        kernels.run(place, count, images, flipped if train else torch.zeros(count, dtype=torch.bool),
                     offsets - border if border else torch.zeros(count, 2, dtype=torch.int64), table_of_levels(style, alpha), out)
         return out.permute(0, 1, 4, 2, 3).flatten(0, 1)  # the same memory
     inputs = to_float(flip(images, flipped) if train else images)
@@ -250,7 +251,17 @@ class Accuracy:
         hits, answers = self.state
         return (100 * hits / answers).item()
 
-# %% ../nbs/06_tasks.ipynb #91257a07
+# %% ../nbs/06_tasks.ipynb #4077fe42
+def as_rows(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K, H, W) with channels last in memory as rows (N*H*W, K), a view, and their targets (N*H*W,); others as they are.
+
+    Rows spare the loss a copy of all logits, and the gradient comes back with channels last.
+    """
+    if outputs.dim() != 4 or not outputs.is_contiguous(memory_format=torch.channels_last):
+        return outputs, targets
+    return outputs.permute(0, 2, 3, 1).flatten(0, 2), targets.flatten()
+
+# %% ../nbs/06_tasks.ipynb #831cc841
 class Task:
     """What a network is trained to do; subclass it, set `name` and `num_outputs`, and write `batch`."""
 
@@ -283,7 +294,7 @@ class Task:
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of logits (N, K, ...) and targets (N, ...)."""
-        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+        return F.cross_entropy(*as_rows(outputs, targets), label_smoothing=label_smoothing)
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Hits (bool), one for each target: whether its logit is the largest."""
@@ -398,24 +409,21 @@ def nearest(x):
     """The integer nearest to float32 `x` (below 2 ** 22), as float32; of two, the even one. It rounds as sums round."""
     return (x + float32(3 * 2 ** 22)) - float32(3 * 2 ** 22)
 
-# %% ../nbs/06_tasks.ipynb #50cf3661
+# %% ../nbs/06_tasks.ipynb #40a9e227
 @exact
 def colours(first, last, slot, images, flipped, linear, matrix, white, classes, mean, std, lightness, bins):
     """Normalised `lightness` (N, 1, H, W) and `bins` (N, H, W) of `images` (N, 3, H, W), as `rgb_to_lab` and `nearest_bin` say."""
     height, width = images.shape[2:]
     light, curved, point = np.empty((3, width), float32), np.empty((3, width), float32), np.empty(width, np.int32)
+    red, green, blue = light
     for n in range(first, last):
+        origin, step = (width - 1, -1) if flipped[n] else (0, 1)
         for y in range(height):
+            for i in range(width):
+                x = origin + step * i
+                red[i], green[i], blue[i] = linear[images[n, 0, y, x]], linear[images[n, 1, y, x]], linear[images[n, 2, y, x]]
             for c in range(3):
-                levels, values = images[n, c, y], light[c]
-                if flipped[n]:
-                    for i in range(width):
-                        values[i] = linear[levels[width - 1 - i]]
-                else:
-                    for i in range(width):
-                        values[i] = linear[levels[i]]
-            for c in range(3):
-                values, (red, green, blue), (r, g, b), w = curved[c], light, matrix[c], white[c]
+                values, (r, g, b), w = curved[c], matrix[c], white[c]
                 for i in range(width):
                     t = (r * red[i] + g * green[i] + b * blue[i]) / w
                     values[i] = cube_root(t) if t > float32(0.008856) else float32(7.787) * t + float32(16 / 116)
@@ -446,7 +454,7 @@ class DenseLinear(nn.Module):
         """Logits (N, num_outputs, H, W) of `features` (N, channels, h, w), for `size` = (H, W)."""
         return enlarge(self.classifier(features), size)
 
-# %% ../nbs/06_tasks.ipynb #de2d8205
+# %% ../nbs/06_tasks.ipynb #1ab84be2
 class colorization(Task):
     """Colorization: which of 313 colours did each pixel have? (Zhang et al., 2016; paper, Section 4.1)"""
 
@@ -464,7 +472,7 @@ class colorization(Task):
         if one_pass(images):
             inputs = empty(count, 1, height, width, device=images.device)
             targets = empty(count, height, width, dtype=torch.int64, device=images.device)
-            kernels.run(colours, count, images.contiguous(), flipped, linear_light(), torch.tensor(LINEAR_TO_XYZ), torch.tensor(WHITE),
+            kernels.run(colours, count, images, flipped, linear_light(), torch.tensor(LINEAR_TO_XYZ), torch.tensor(WHITE),
                         _class_of_grid_point().flatten(), float32(mean), float32(std), inputs, targets)
             return inputs, targets
         lab = rgb_to_lab(flip(images, flipped) if train else images)
@@ -519,14 +527,26 @@ def permutations(grid: int) -> Tensor:
         raise ValueError(f"grid={grid}: must be 2 (24 permutations) or 3 (1000 permutations)")
     return torch.tensor(list(itertools.permutations(range(4))) if grid == 2 else _far_apart())
 
-# %% ../nbs/06_tasks.ipynb #10949dee
+# %% ../nbs/06_tasks.ipynb #4469bf23
+@cache
+def tile_at(grid: int) -> Tensor:
+    """Which tile each permutation puts at each position (int64, (permutations, G*G)): its inverse."""
+    return permutations(grid).argsort(1)
+
+# %% ../nbs/06_tasks.ipynb #fda4939c
+@cache
+def tile_corners(image_size: int, grid: int) -> Tensor:
+    """Row and column (int64, (G*G, 2)) at which each patch of a `grid` x `grid` partition starts, row by row."""
+    lines = torch.arange(grid) * (image_size // grid)
+    return torch.cartesian_prod(lines, lines)
+
+# %% ../nbs/06_tasks.ipynb #70f630cf
 def tile_starts(image_size: int, grid: int, offsets: Tensor) -> Tensor:
     """Where each tile starts in its image (int64, (N, G*G, 2), row and column), from where it starts in its patch.
 
     There is one tile in each patch of a `grid` x `grid` partition, row by row. Patches have the side int(image_size / grid).
     """
-    lines = torch.arange(grid, device=offsets.device) * (image_size // grid)
-    return torch.cartesian_prod(lines, lines) + offsets
+    return tile_corners(image_size, grid).to(offsets.device) + offsets
 
 # %% ../nbs/06_tasks.ipynb #22fa7f96
 def cut_tiles(images: Tensor, grid: int, offsets: Tensor, size: int) -> Tensor:
@@ -541,21 +561,14 @@ def standardise(tiles: Tensor) -> Tensor:
     std = (wide - mean).square_().mean((2, 3, 4), keepdim=True).sqrt_()
     return (tiles - mean.to(tiles.dtype)).div_(std.to(tiles.dtype).clamp_(min=1e-5))
 
-# %% ../nbs/06_tasks.ipynb #a45dfd25
+# %% ../nbs/06_tasks.ipynb #cfdaf915
 @exact
-def load_plane(source, top, left, flipped, plane):
-    """Fills `plane` (h, h) with the window at `top`, `left` of uint8 `source` (H, W), which is mirrored first if `flipped`, from 0 to 1."""
-    size = len(plane)
-    if flipped:
-        left = source.shape[1] - left - size  # of the same window before mirroring
+def load_plane(source, top, left, flipped, line, size):
+    """Fills `line` (size * size) with the window at `top`, `left` of uint8 `source` (H, W), which is mirrored first if `flipped`, from 0 to 1."""
+    first, step = (source.shape[1] - 1 - left, -1) if flipped else (left, 1)
     for y in range(size):
-        levels, row = source[top + y, left:left + size], plane[y]
-        if flipped:
-            for x in range(size):
-                row[x] = float32(levels[size - 1 - x]) / float32(255)
-        else:
-            for x in range(size):
-                row[x] = float32(levels[x]) / float32(255)
+        for x in range(size):
+            line[y * size + x] = float32(source[top + y, first + step * x]) / float32(255)
 
 # %% ../nbs/06_tasks.ipynb #194e2c2f
 @kernels.jit
@@ -569,35 +582,36 @@ def mean_and_deviation(numbers):
         squares += (numbers[i] - mean) * (numbers[i] - mean)
     return mean, np.sqrt(squares / len(numbers))
 
-# %% ../nbs/06_tasks.ipynb #fddd9b9e
+# %% ../nbs/06_tasks.ipynb #c2193925
 @exact
-def tile_up(first, last, slot, images, flipped, grays, starts, shift, mean, std, out):
-    """Standardised tiles `out` (N, T, h, h, 3) of `images` (N, 3, H, W) at `starts` (N, T, 2).
+def tile_up(first, last, slot, images, flipped, grays, tile_at, targets, corners, offsets, shift, mean, std, out):
+    """Standardised tiles `out` (N, T, h, h, 3) of `images` (N, 3, H, W).
 
-    Images are mirrored where `flipped`, made gray where `grays`, shifted by `shift` (N, 3), and normalised with `mean` and `std` (3,).
+    At a position comes the tile `tile_at[targets[n], position]`, cut out at its `corners` (T, 2) plus `offsets` (N, T, 2). Images are
+    mirrored where `flipped`, made gray where `grays`, shifted by `shift` (N, 3), and normalised with `mean` and `std` (3,).
     """
     tiles, size = out.shape[1:3]
-    numbers = np.empty(3 * size * size, float32)
-    planes, lines = numbers.reshape(3, size, size), numbers.reshape(3, size * size)
+    area = size * size
+    numbers = np.empty(3 * area, float32)
+    lines = numbers.reshape(3, area)
+    red, green, blue = lines
     for n in range(first, last):
-        for t in range(tiles):
-            top, left = starts[n, t]
+        for position in range(tiles):
+            tile = tile_at[targets[n], position]
             for c in range(3):
-                load_plane(images[n, c], top, left, flipped[n], planes[c])
+                load_plane(images[n, c], corners[tile, 0] + offsets[n, tile, 0], corners[tile, 1] + offsets[n, tile, 1], flipped[n], lines[c], size)
             if grays[n]:
-                red, green, blue = lines
-                for i in range(len(red)):
+                for i in range(area):
                     red[i] = green[i] = blue[i] = float32(0.2125) * red[i] + float32(0.7154) * green[i] + float32(0.0721) * blue[i]
             for c in range(3):
                 line, s, m, d = lines[c], shift[n, c], mean[c], std[c]
-                for i in range(len(line)):
+                for i in range(area):
                     line[i] = (line[i] + s - m) / d
             average, deviation = mean_and_deviation(numbers)
             m, d = float32(average), max(float32(deviation), float32(1e-5))
-            for y in range(size):
-                for x in range(size):
-                    for c in range(3):
-                        out[n, t, y, x, c] = (planes[c, y, x] - m) / d
+            pixels = out[n, position].reshape(area, 3)
+            for i in range(area):
+                pixels[i, 0], pixels[i, 1], pixels[i, 2] = (red[i] - m) / d, (green[i] - m) / d, (blue[i] - m) / d
 
 # %% ../nbs/06_tasks.ipynb #9e0fa6e0
 class JigsawHead(nn.Module):
@@ -613,7 +627,7 @@ class JigsawHead(nn.Module):
         """Logits (N, num_outputs) of `features` (N * tiles, channels, h, w), the tiles of an image next to each other."""
         return self.linear(self.pool(features).reshape(-1, self.linear.in_features))
 
-# %% ../nbs/06_tasks.ipynb #aeb8f67f
+# %% ../nbs/06_tasks.ipynb #3e636229
 class jigsaw(Task):
     """Jigsaw: which permutation shuffled the tiles of the image? (Noroozi and Favaro, 2016; paper, Section 4.1)
 
@@ -648,14 +662,15 @@ class jigsaw(Task):
                 alpha = style.lighting * draw(torch.randn, count, 3, generator=generator, like=images)
         targets = draw(torch.randint, self.num_outputs, (count,), generator=generator, like=images)
         offsets = draw(torch.randint, side - size + 1, (count, number, 2), generator=generator, like=images)
-        tile_at = permutations(self.grid).to(images.device)[targets].argsort(1)  # position -> tile, (N, G*G)
-        starts = tile_starts(height, self.grid, offsets).gather(1, tile_at[:, :, None].expand(-1, -1, 2))
         if one_pass(images):
-            shift = torch.zeros(count, 3) if alpha is None else lighting(alpha)
+            shift = np.zeros((count, 3), np.float32) if alpha is None else lighting(alpha)
             mean, std = (style.mean, style.std) if style.normalise_jigsaw else ([0.0] * 3, [1.0] * 3)
             out = empty(count, number, size, size, 3, device=images.device)
-            kernels.run(tile_up, count, images.contiguous(), flipped, grays, starts, shift, torch.tensor(mean), torch.tensor(std), out)
+            kernels.run(tile_up, count, images, flipped, grays, tile_at(self.grid), targets, tile_corners(height, self.grid), offsets,
+                        shift, np.array(mean, np.float32), np.array(std, np.float32), out)
             return out.permute(0, 1, 4, 2, 3), targets
+        chosen = tile_at(self.grid).to(images.device)[targets]
+        starts = tile_starts(height, self.grid, offsets).gather(1, chosen[:, :, None].expand(-1, -1, 2))
         tiles = to_float(crop(flip(images, flipped), starts, size))
         pixels = gray_(tiles.flatten(0, 1), grays.repeat_interleave(number))  # the same memory; the tiles of an image share its draws
         if alpha is not None:
@@ -718,7 +733,7 @@ def pad_to_odd(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     margin = [0, 1 - images.shape[3] % 2, 0, 1 - images.shape[2] % 2]
     return F.pad(images, margin), F.pad(targets, margin, value=VOID)
 
-# %% ../nbs/06_tasks.ipynb #446044bd
+# %% ../nbs/06_tasks.ipynb #f3635cc7
 class segmentation(Task):
     """Semantic segmentation: the class of each pixel, of `num_classes` (paper, Section 6).
 
@@ -763,7 +778,7 @@ class segmentation(Task):
 
     def loss(self, outputs, targets, label_smoothing=0.0):
         """Mean cross-entropy over the pixels that are not void; 0 where all are."""
-        total = F.cross_entropy(outputs, targets, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum")
+        total = F.cross_entropy(*as_rows(outputs, targets), ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum")
         return total / (targets != VOID).sum().clamp(min=1)
 
     def score(self, outputs, targets):
