@@ -402,6 +402,20 @@ def test_kernels_find_the_plain_lightness_and_bin_of_a_million_colours():
     assert torch.equal(inputs, expected) and torch.equal(targets, answers)
 
 
+@pytest.mark.parametrize("task", [tasks.colorization(), tasks.segmentation(19)], ids=lambda task: task.name)
+def test_the_loss_of_pixels_and_its_gradient_do_not_depend_on_the_layout(task):
+    targets = torch.randint(task.num_outputs, (3, 5, 7), generator=seeded())
+    if task.needs_maps:
+        targets[0, :2] = tasks.VOID
+    logits, found = torch.randn(3, task.num_outputs, 5, 7, generator=seeded(), dtype=torch.float64), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = logits.contiguous(memory_format=layout).requires_grad_()
+        loss = task.loss(leaf, targets, .1)
+        found.append((loss, *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(found[0], found[1])
+    assert found[1][1].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_cube_root_is_that_of_numpy():
     numbers = np.concatenate([np.geomspace(.008856, 1.2, 20000), [1, .125, .027]]).astype(np.float32)
     assert [tasks.cube_root(x) for x in numbers] == np.cbrt(numbers.astype(np.float64)).astype(np.float32).tolist()
