@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPACES', 'SCHEMA', 'ATTEMPTS', 'Outcome', 'ENGINES', 'CALIBRATION_SECONDS', 'SIZES', 'KIND', 'GRIDS', 'SEARCHES',
-           'EVALUATIONS', 'PUBLISHED', 'Space', 'register_space', 'check_name', 'Data', 'load', 'Spec', 'SearchSpec',
-           'canonical_hash', 'provenance', 'shown_scenes', 'predict', 'write_map', 'read_map', 'run', 'constant_score',
-           'home', 'Store', 'serial', 'processes', 'on_ray', 'check_engine', 'collect', 'records', 'sources',
-           'slice_of', 'end_slice', 'Sizes', 'gpu_hours', 'plan', 'Setting', 'Grid', 'small_grid', 'paper_grid',
-           'small_recipe', 'grid', 'shorter', 'specs_of', 'Searches', 'small_searches', 'paper_searches',
+           'EVALUATIONS', 'PUBLISHED', 'Space', 'register_space', 'check_name', 'Data', 'load', 'at_hand', 'Spec',
+           'SearchSpec', 'canonical_hash', 'provenance', 'shown_scenes', 'predict', 'write_map', 'read_map', 'run',
+           'constant_score', 'home', 'Store', 'serial', 'processes', 'on_ray', 'check_engine', 'collect', 'records',
+           'sources', 'slice_of', 'end_slice', 'Sizes', 'gpu_hours', 'plan', 'Setting', 'Grid', 'small_grid',
+           'paper_grid', 'small_recipe', 'grid', 'shorter', 'specs_of', 'Searches', 'small_searches', 'paper_searches',
            'street_searches', 'searches', 'Evaluation', 'paper_evaluation', 'evaluation', 'evaluation_specs', 'cost',
            'count_published', 'fill_table', 'show_table']
 
@@ -118,6 +118,12 @@ def load(d: Data, root: str | None = None) -> tuple:
         raise ValueError(f'dataset={d.name!r}: these images are not those that the spec was made for (fingerprint {fingerprint[:12]}, '
                          f'not {d.fingerprint[:12]}); use the same files and versions')
     return splits[0], splits[1] if len(splits) == 2 else None, fingerprint
+
+# %% ../nbs/11_study.ipynb #47c5c46c
+def at_hand(d: Data, root: str | None = None) -> tuple | None:
+    "What `load` gives, or None where the images are not here."
+    try: return load(d, root)
+    except FileNotFoundError: return None
 
 # %% ../nbs/11_study.ipynb #66120a51
 @dataclass(frozen=True)
@@ -311,11 +317,11 @@ def _constant_score(d: Data, task: str, style: str, options: tuple, seed: int, r
     share = 100 * counts.max().item() / counts.sum().item()
     return share / (counts > 0).sum().item() if task.needs_maps else share  # of the mean over classes, one has this IoU and the others 0
 
-# %% ../nbs/11_study.ipynb #19b14685
+# %% ../nbs/11_study.ipynb #bc3a0e5a
 def constant_score(spec: Spec, root: str | None = None) -> float:
     "Score on the test split, in percent, of always giving the most common answer; NaN where the images are not at hand."
-    try: return _constant_score(spec.data, spec.task, spec.style, spec.options, spec.seed, root)
-    except FileNotFoundError: return math.nan
+    if at_hand(spec.data, root) is None: return math.nan
+    return _constant_score(spec.data, spec.task, spec.style, spec.options, spec.seed, root)
 
 # %% ../nbs/11_study.ipynb #367fcd28
 def home() -> Path:
@@ -653,17 +659,17 @@ class Sizes:
 SIZES = {'cifar10': Sizes(50_000, 10_000, 10, 32), 'imagenet': Sizes(1_281_167, 50_000, 1000, 224), 'imagenet22k': Sizes(14_197_122, 0, 21_841, 224),
          'imagenette': Sizes(9469, 3925, 10, 224), 'cityscapes': Sizes(2975, 500, 19, 321)}
 
-# %% ../nbs/11_study.ipynb #61e34967
+# %% ../nbs/11_study.ipynb #b766148b
 @lru_cache
 def _sizes(d: Data, root: str | None) -> Sizes:
     "The sizes of the images of `d` where they are at hand, and else the known ones."
-    try: train_data, test_data, _ = load(d, root)
-    except FileNotFoundError:
-        if d.name not in SIZES: raise
-        known = SIZES[d.name]
-        return Sizes(*(whole if part is None else min(whole, part) for whole, part in ((known.train, d.train_images), (known.test, d.test_images))),
-                     known.classes, d.image_size or known.side)
-    return Sizes(len(train_data), 0 if test_data is None else len(test_data), train_data.num_classes if d.labels else None, train_data.image_size)
+    if (images := at_hand(d, root)) is not None:
+        train_data, test_data, _ = images
+        return Sizes(len(train_data), 0 if test_data is None else len(test_data), train_data.num_classes if d.labels else None, train_data.image_size)
+    if d.name not in SIZES: load(d, root)  # an error that says what is missing
+    known = SIZES[d.name]
+    return Sizes(*(whole if part is None else min(whole, part) for whole, part in ((known.train, d.train_images), (known.test, d.test_images))),
+                 known.classes, d.image_size or known.side)
 
 # %% ../nbs/11_study.ipynb #65cacdfc
 def _seconds(spec: Spec | SearchSpec, root: str | None) -> float:
@@ -715,7 +721,7 @@ def _kinds(specs: Iterable[Spec | SearchSpec]) -> dict[tuple, list]:
     for spec in specs: kinds.setdefault((spec.data.name, spec.space, spec.task, spec.data, spec.recipe), []).append(spec)
     return kinds
 
-# %% ../nbs/11_study.ipynb #40e3b536
+# %% ../nbs/11_study.ipynb #4764b14c
 def plan(specs: Sequence[Spec | SearchSpec], *, workers: int | None = None, store: Store | None = None, root: str | None = None) -> pd.DataFrame:
     """What `collect` would have to do: a row for each data set, space and task (several, where recipes differ), and a printed sentence. Nothing is stored.
 
@@ -729,8 +735,9 @@ def plan(specs: Sequence[Spec | SearchSpec], *, workers: int | None = None, stor
         missing = [spec for spec in group if store.get(spec.id) is None]
         seconds = math.nan
         if missing:
-            try: seconds = _seconds(_typical(missing, root)[0], root)
-            except FileNotFoundError: absent += missing
+            spec = _typical(missing, root)[0]
+            if at_hand(spec.data, root) is not None: seconds = _seconds(spec, root)
+            else: absent += missing
         rows.append(dict(zip(KIND, kind)) | dict(runs=len(group), there=len(group) - len(missing), to_do=len(missing), seconds=seconds,
                                                  core_hours=len(missing)*seconds/3600 if missing else 0.))
     table = pd.DataFrame(rows, columns=[*KIND, 'runs', 'there', 'to_do', 'seconds', 'core_hours'])
@@ -785,12 +792,13 @@ class Grid:
     @property
     def tasks(self) -> list[str]: return list(dict.fromkeys(task for _, task in self.settings))
 
-# %% ../nbs/11_study.ipynb #8d668417
-def small_grid(dataset: str, image_size: int, test_images: int, sizes: dict[str, tuple[int, int]], train_images: dict[str, int],
+# %% ../nbs/11_study.ipynb #29cada7f
+def small_grid(dataset: str, image_size: int | dict[str, int], test_images: int, sizes: dict[str, tuple[int, int]], train_images: dict[str, int],
                recipes: dict[str, Recipe], architectures: int, seeds: int, description: str, stem: str = 'cifar', style: str = 'cifar',
                options: Mapping[str, tuple] = MappingProxyType({})) -> Grid:
-    "A grid of small networks: `sizes[space]` is (width, depth); `train_images`, `recipes` and `options` are by task."
-    images = {task: Data(dataset, image_size, train_images[task], test_images, labels=task == 'cls',
+    "A grid of small networks: `sizes[space]` is (width, depth); `train_images`, `recipes` and `options` are by task, and so may be `image_size`."
+    sides = image_size if isinstance(image_size, dict) else dict.fromkeys(recipes, image_size)
+    images = {task: Data(dataset, sides[task], train_images[task], test_images, labels=task == 'cls',
                          crop='random' if (style, task) == ('imagenet', 'jig') else 'inception') for task in recipes}
     settings = {(space, task): Setting(width, depth, stem, style, images[task], recipe, options.get(task, ()))
                 for space, (width, depth) in sizes.items() for task, recipe in recipes.items()}
@@ -812,7 +820,7 @@ def small_recipe(epochs: int, batch_size: int, lr: float, **options) -> Recipe:
     "A recipe of a small grid, with the weight decay of the paper's CIFAR-10 samples."
     return Recipe(epochs, batch_size, lr, weight_decay=5e-4, **options)
 
-# %% ../nbs/11_study.ipynb #2fea5fc5
+# %% ../nbs/11_study.ipynb #76c2fb94
 GRIDS = {
     'fig2': {
         'smoke': small_grid(
@@ -831,9 +839,9 @@ GRIDS = {
             dict(cls=small_recipe(4, 50, .1), rot=small_recipe(3, 20, .05), col=small_recipe(3, 20, .1), jig=small_recipe(4, 25, .05)),
             architectures=6, seeds=1, description='tiny networks on synthetic images of 24 x 24 pixels', style='imagenet', options=dict(jig=(('grid', 2),))),
         'laptop': small_grid(
-            'imagenette', 66, 1000, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=5000, rot=2000, col=2000, jig=5000),
-            dict(cls=small_recipe(5, 64, .1), rot=small_recipe(5, 32, .05), col=small_recipe(4, 32, .1), jig=small_recipe(5, 32, .05)),
-            architectures=100, seeds=1, description='small networks on Imagenette in crops of 66 x 66 pixels',
+            'imagenette', dict(cls=66, rot=66, col=34, jig=66), 1000, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=5000, rot=2000, col=6000, jig=5000),
+            dict(cls=small_recipe(5, 64, .1), rot=small_recipe(5, 32, .05), col=small_recipe(5, 32, .1), jig=small_recipe(5, 32, .05)),
+            architectures=100, seeds=1, description='small networks on Imagenette in crops of 66 x 66 pixels (colorization: 34 x 34)',
             stem='imagenet', style='imagenet', options=dict(jig=(('grid', 2),))),
         'paper': paper_grid('imagenet'),
     },
@@ -856,7 +864,7 @@ def shorter(grid: Grid, images: float, epochs: float) -> Grid:
         return replace(s, data=replace(s.data, train_images=count), recipe=replace(s.recipe, epochs=max(1, round(s.recipe.epochs * epochs))))
     return replace(grid, settings={key: cut(s) for key, s in grid.settings.items()})
 
-# %% ../nbs/11_study.ipynb #e38ebf8c
+# %% ../nbs/11_study.ipynb #8d322488
 def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None = None, tasks: Sequence[str] | None = None,
              spaces: Sequence[str] | None = None, root: str | None = None, sample_seed: int = 0, store: Store | None = None, look: bool = True) -> list[Spec]:
     """The runs of `grid`, with another number of architectures and seeds, or only some tasks and spaces, if given.
@@ -880,36 +888,29 @@ def specs_of(grid: Grid, *, architectures: int | None = None, seeds: int | None 
              for seed in range(seeds) for index in range(architectures) for (space, task), s in settings.items()]
     if not look: return specs
     for spec in specs[:len(settings)]: _try(spec, root)
-    if given is not None or root is not None or all(map(_at_hand, {s.data for s in settings.values()})): return specs
+    if given is not None or root is not None or all(at_hand(s.data) for s in settings.values()): return specs
     store = store or Store()
     there = [spec for spec in specs if store.get(spec.id) is not None]
     if len(there) < len(specs):
         warnings.warn(f'{len(there)} of {len(specs)} runs have records; the others need images that are not here. Set UNNAS_DATA or root to compute them', stacklevel=2)
     return there
 
-# %% ../nbs/11_study.ipynb #ab8db244
-def _at_hand(d: Data) -> bool:
-    try: return load(d) is not None
-    except FileNotFoundError: return False
-
-# %% ../nbs/11_study.ipynb #3c204dbb
+# %% ../nbs/11_study.ipynb #80f63dad
 def _fingerprint(d: Data, root: str | None, store: Store | None) -> str:
-    try: return load(d, root)[2]
-    except FileNotFoundError:
-        for record in (store or Store()).released_records().values() if root is None else ():
-            if record['spec']['data'] | {'fingerprint': ''} == asdict(d): return record['spec']['data']['fingerprint']
-        raise
+    if (images := at_hand(d, root)) is not None: return images[2]
+    for record in (store or Store()).released_records().values() if root is None else ():
+        if record['spec']['data'] | {'fingerprint': ''} == asdict(d): return record['spec']['data']['fingerprint']
+    return load(d, root)[2]  # an error that says what is missing
 
 # %% ../nbs/11_study.ipynb #b03ddd8e
 def _fingerprinted(settings: dict[Any, Setting], root: str | None, store: Store | None) -> dict[Any, Setting]:
     return {key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store))) for key, s in settings.items()}
 
-# %% ../nbs/11_study.ipynb #13af97b7
+# %% ../nbs/11_study.ipynb #ef67c553
 def _try(spec: Spec, root: str | None) -> None:
     "Pass two images through the network of `spec`, to see what would fail before anything long begins."
-    try: train_data, _, _ = load(spec.data, root)
-    except FileNotFoundError: return  # its record has been released
-    task = _task_of(spec, train_data)
+    if (images := at_hand(spec.data, root)) is None: return  # its record has been released
+    train_data, task = images[0], _task_of(spec, images[0])
     train.check_data(task, train_data, spec.recipe)
     images, labels = next(train_data.batches(2))
     with torch.no_grad(): _network_of(spec, task)(task.batch(images, labels, True, torch.Generator().manual_seed(0))[0])
@@ -971,7 +972,7 @@ SEARCHES['smoke'].settings.update(street_searches(
 SEARCHES['laptop'].settings.update(street_searches(
     'cityscapes', 96, 'imagenet', 8, 5, None, 40, dict(seg=16, rot=8, col=8, jig=16), (('channels', 16), ('rates', (2,))), alpha_lr=.006, alpha_start=4.))
 
-# %% ../nbs/11_study.ipynb #3250d634
+# %% ../nbs/11_study.ipynb #c7103403
 def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequence[str] | None = None, seeds: int | Sequence[int] | None = None,
              partial_channels: int = 1, order: int = 1, root: str | None = None, store: Store | None = None) -> list[SearchSpec]:
     """The searches of `scale`, or only some of its data sets and tasks; `seeds` is their number, or a list of them; `root` is the folder of the data set.
@@ -989,8 +990,7 @@ def searches(scale: str, *, datasets: Sequence[str] | None = None, tasks: Sequen
     if root is not None and len(datasets or known.datasets) > 1:
         raise ValueError(f'root={str(root)!r}: is the folder of one data set, and these are {", ".join(datasets or known.datasets)}; choose one of them, '
                          'or set UNNAS_DATA to a folder that has one folder for each')
-    settings = {(dataset, task): setting for dataset in datasets or known.datasets for task in tasks or _tasks_of(known, dataset)
-                if (setting := _search_setting(known, dataset, task)) is not None}
+    settings = {(dataset, task): _search_setting(known, dataset, task) for dataset in datasets or known.datasets for task in tasks or _tasks_of(known, dataset)}
     settings = _fingerprinted(settings, root, store)
     specs = [SearchSpec(s.stem, s.width, s.depth, s.data, task, s.style, replace(s.recipe, order=order), seed, partial_channels, s.options)
              for seed in seeds for (_, task), s in settings.items()]
@@ -1011,11 +1011,10 @@ def _search_setting(known: Searches, dataset: str, task: str) -> Setting:
     if dataset == like: return setting
     return replace(setting, data=replace(setting.data, name=dataset, train_images=None))
 
-# %% ../nbs/11_study.ipynb #fe3ae914
+# %% ../nbs/11_study.ipynb #78b94eae
 def _try_search(spec: SearchSpec, root: str | None) -> None:
-    try: train_data, _, _ = load(spec.data, root)
-    except FileNotFoundError: return  # its record has been released
-    task = _task_of(spec, train_data)
+    if (images := at_hand(spec.data, root)) is None: return  # its record has been released
+    train_data, task = images[0], _task_of(spec, images[0])
     search.check(_supernet_of(spec, task), task, train_data, spec.recipe)
 
 # %% ../nbs/11_study.ipynb #5c576043
@@ -1103,8 +1102,8 @@ def evaluation_specs(evaluation: Evaluation, genotypes: Mapping[str, darts.Genot
     if specs: _try(next(iter(specs.values()))[0], root)
     return specs
 
-# %% ../nbs/11_study.ipynb #483a4666
-PUBLISHED = {'table1': (paper.TABLE1, 'imagenet', 1e6, 0), 'table2': (paper.TABLE2, 'cityscapes', 1e9, 0)}  # rows, data set, unit and digits of FLOPs
+# %% ../nbs/11_study.ipynb #383e1959
+PUBLISHED = {'table1': (paper.TABLE1, 'imagenet', 1e6), 'table2': (paper.TABLE2, 'cityscapes', 1e9)}  # rows, data set, unit of FLOPs
 
 # %% ../nbs/11_study.ipynb #c76c9931
 def cost(evaluation: Evaluation, genotype: darts.Genotype, width: int) -> tuple[int, int]:
@@ -1113,14 +1112,14 @@ def cost(evaluation: Evaluation, genotype: darts.Genotype, width: int) -> tuple[
         network = darts.build(genotype, evaluation.head, stem=evaluation.stem, width=width, depth=evaluation.depth)
     return complexity.paper_flops(network, evaluation.input_shape), sum(p.numel() for p in network.parameters())
 
-# %% ../nbs/11_study.ipynb #a44a9c97
+# %% ../nbs/11_study.ipynb #4fa76090
 def count_published(table: str) -> pd.DataFrame:
     """The networks of Table 1 or 2 of the paper, counted: a row for each of its rows.
 
     `width` is the published width, or where there is none that `by_rule`. FLOPs are in the unit of the table, parameters in millions. `equal` says whether both, rounded as
     printed, are the printed figures; it is None for rows that the paper quotes from earlier work.
     """
-    rows, dataset, unit, digits = PUBLISHED[table]
+    rows, dataset, unit = PUBLISHED[table]
     e, costs = evaluation(table, 'paper'), {}
     for row in rows:
         if row.genotype in costs: continue
@@ -1131,19 +1130,19 @@ def count_published(table: str) -> pd.DataFrame:
     counts = []
     for row in rows:
         width, rule, flops, parameters = costs[row.genotype]
-        equal = (round(flops/unit, digits), round(parameters/1e6, 1)) == (row.flops/unit, row.parameters/1e6)
+        equal = (round(flops/unit), round(parameters/1e6, 1)) == (row.flops/unit, row.parameters/1e6)
         counts.append(dict(architecture=row.genotype, width=width, by_rule=rule, paper_flops=row.flops/unit, flops=flops/unit,
                            paper_parameters=row.parameters/1e6, parameters=parameters/1e6, equal=None if row.std is None else equal))
     return pd.DataFrame(counts)
 
-# %% ../nbs/11_study.ipynb #6bede5f4
+# %% ../nbs/11_study.ipynb #07600dda
 def fill_table(table: str, counts: pd.DataFrame, evaluation: Evaluation, specs: Mapping[Any, list[Spec]], runs: pd.DataFrame) -> pd.DataFrame:
     """Table 1 or 2 with what was trained here: the paper's rows, those of architectures searched here, and random ones.
 
     `specs` has a list of trainings for each published name, each (data set, task, seed) of a search, and each "random ..." architecture;
     `runs` has their rows, in the same order, with the column score. FLOPs are in the unit of the table, here in millions.
     """
-    rows, _, _, _ = PUBLISHED[table]
+    rows, _, _ = PUBLISHED[table]
     names = [name for name, group in specs.items() for _ in group]
     scores = {name: group['score'] for name, group in runs.assign(name=names).groupby('name', sort=False)} if names else {}
     def own(*keys):
