@@ -140,7 +140,7 @@ def test_a_fingerprint_of_other_images_is_refused():
 
 def test_released_records_can_be_shown_without_the_images(tmp_path, monkeypatch):
     monkeypatch.setenv('UNNAS_DATA', str(tmp_path/'nothing'))
-    grid = study.small_grid('imagenet', 32, None, dict(darts=(4, 3)), dict(rot=None), dict(rot=Recipe(1, 4, .05)), architectures=2, seeds=1, description='')
+    grid = study.small_grid('imagenet', 32, dict(darts=(4, 3)), dict(rot=(None, None)), dict(rot=Recipe(1, 4, .05)), architectures=2, seeds=1, description='')
     images = data.load('synthetic-objects', num_images=8).images
     for split in ('train', 'val'):
         (tmp_path/'tree'/split/'n01').mkdir(parents=True)

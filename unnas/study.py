@@ -792,15 +792,17 @@ class Grid:
     @property
     def tasks(self) -> list[str]: return list(dict.fromkeys(task for _, task in self.settings))
 
-# %% ../nbs/11_study.ipynb #29cada7f
-def small_grid(dataset: str, image_size: int | dict[str, int], test_images: int, sizes: dict[str, tuple[int, int]], train_images: dict[str, int],
+# %% ../nbs/11_study.ipynb #0de19c84
+def small_grid(dataset: str, image_size: int, sizes: dict[str, tuple[int, int]], images: dict[str, tuple[int | None, int | None]],
                recipes: dict[str, Recipe], architectures: int, seeds: int, description: str, stem: str = 'cifar', style: str = 'cifar',
                options: Mapping[str, tuple] = MappingProxyType({})) -> Grid:
-    "A grid of small networks: `sizes[space]` is (width, depth); `train_images`, `recipes` and `options` are by task, and so may be `image_size`."
-    sides = image_size if isinstance(image_size, dict) else dict.fromkeys(recipes, image_size)
-    images = {task: Data(dataset, sides[task], train_images[task], test_images, labels=task == 'cls',
-                         crop='random' if (style, task) == ('imagenet', 'jig') else 'inception') for task in recipes}
-    settings = {(space, task): Setting(width, depth, stem, style, images[task], recipe, options.get(task, ()))
+    """A grid of small networks: `sizes[space]` is (width, depth), `images[task]` the numbers of training and test images (None: all).
+
+    `recipes` and `options` are by task, too.
+    """
+    of_task = {task: Data(dataset, image_size, *images[task], labels=task == 'cls',
+                          crop='random' if (style, task) == ('imagenet', 'jig') else 'inception') for task in recipes}
+    settings = {(space, task): Setting(width, depth, stem, style, of_task[task], recipe, options.get(task, ()))
                 for space, (width, depth) in sizes.items() for task, recipe in recipes.items()}
     return Grid(settings, architectures, seeds, description)
 
@@ -820,28 +822,29 @@ def small_recipe(epochs: int, batch_size: int, lr: float, **options) -> Recipe:
     "A recipe of a small grid, with the weight decay of the paper's CIFAR-10 samples."
     return Recipe(epochs, batch_size, lr, weight_decay=5e-4, **options)
 
-# %% ../nbs/11_study.ipynb #1fc394da
+# %% ../nbs/11_study.ipynb #c6824f1d
 GRIDS = {
     'fig2': {
         'smoke': small_grid(
-            'synthetic-objects', 16, 500, dict(darts=(4, 3), nasbench101=(8, 3)), dict(cls=1000, rot=400, col=1000, jig=800),
+            'synthetic-objects', 16, dict(darts=(4, 3), nasbench101=(8, 3)), dict(cls=(1000, 500), rot=(400, 500), col=(1000, 500), jig=(800, 500)),
             dict(cls=small_recipe(5, 50, .1), rot=small_recipe(4, 20, .05), col=small_recipe(5, 20, .1), jig=small_recipe(5, 25, .05)),
             architectures=6, seeds=1, description='tiny networks on synthetic images of 16 x 16 pixels'),
         'laptop': small_grid(
-            'cifar10', 16, 2000, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=10_000, rot=3000, col=10_000, jig=5000),
-            dict(cls=small_recipe(6, 64, .1), rot=small_recipe(6, 32, .05), col=small_recipe(6, 32, .1, schedule='step'), jig=small_recipe(6, 32, .05)),
+            'cifar10', 16, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=(15_000, 10_000), rot=(3000, 2000), col=(10_000, 2000), jig=(5000, 10_000)),
+            dict(cls=small_recipe(4, 64, .1, schedule='step'), rot=small_recipe(6, 32, .05), col=small_recipe(6, 32, .1, schedule='step'),
+                 jig=small_recipe(6, 32, .05, schedule='step')),
             architectures=100, seeds=1, description='small networks, a part of CIFAR-10 at 16 x 16 pixels'),
         'paper': paper_grid('cifar10'),
     },
     'fig3': {
         'smoke': small_grid(
-            'synthetic-objects', 24, 300, dict(darts=(4, 3), nasbench101=(8, 3)), dict(cls=800, rot=300, col=300, jig=600),
+            'synthetic-objects', 24, dict(darts=(4, 3), nasbench101=(8, 3)), dict(cls=(800, 300), rot=(300, 300), col=(300, 300), jig=(600, 300)),
             dict(cls=small_recipe(4, 50, .1), rot=small_recipe(3, 20, .05), col=small_recipe(3, 20, .1), jig=small_recipe(4, 25, .05)),
             architectures=6, seeds=1, description='tiny networks on synthetic images of 24 x 24 pixels', style='imagenet', options=dict(jig=(('grid', 2),))),
         'laptop': small_grid(
-            'imagenette', dict(cls=66, rot=66, col=34, jig=66), 1000, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=5000, rot=4000, col=6000, jig=5000),
-            dict(cls=small_recipe(5, 64, .1), rot=small_recipe(5, 32, .05), col=small_recipe(5, 32, .1, schedule='step'), jig=small_recipe(5, 32, .05)),
-            architectures=100, seeds=1, description='small networks on Imagenette in crops of 66 x 66 pixels (colorization: 34 x 34)',
+            'imagenette', 66, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=(5000, None), rot=(4000, 1500), jig=(5000, None)),
+            dict(cls=small_recipe(5, 64, .1, schedule='step'), rot=small_recipe(5, 32, .05, schedule='step'), jig=small_recipe(5, 32, .05, schedule='step')),
+            architectures=100, seeds=1, description='small networks on Imagenette in crops of 66 x 66 pixels, without colorization',
             stem='imagenet', style='imagenet', options=dict(jig=(('grid', 2),))),
         'paper': paper_grid('imagenet'),
     },
