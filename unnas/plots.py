@@ -848,7 +848,7 @@ def score_panels(points: pd.DataFrame, correlations: pd.DataFrame, *, xlabel: st
     plt.close(figure)
     return figure
 
-# %% ../nbs/03_plots.ipynb #93f17b2e
+# %% ../nbs/03_plots.ipynb #905bb52d
 def seed_agreement(agreement: pd.DataFrame) -> Figure:
     """Bars of the rank correlation between seeds: a panel for each space, a bar for each task and size of training.
 
@@ -857,7 +857,7 @@ def seed_agreement(agreement: pd.DataFrame) -> Figure:
     if not len(agreement):
         raise ValueError("agreement: has no rows; pass at least one space, task and size")
     spaces, bars = list(dict.fromkeys(agreement["space"])), agreement.groupby("space").size().max()
-    figure, axes = plt.subplots(1, len(spaces), figsize=(4.2 * len(spaces) + 0.4, 0.3 * bars + 1.1), layout="constrained", squeeze=False, facecolor="white")
+    figure, axes = plt.subplots(1, len(spaces), figsize=(4.2 * len(spaces) + 0.4, 0.3 * bars + 1.1), layout="constrained", squeeze=False, sharex=True, facecolor="white")
     tasks = list(dict.fromkeys(agreement["task"]))
     for ax, space in zip(axes.flat, spaces):
         shown = agreement[agreement["space"] == space].sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")

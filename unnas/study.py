@@ -792,16 +792,16 @@ class Grid:
     @property
     def tasks(self) -> list[str]: return list(dict.fromkeys(task for _, task in self.settings))
 
-# %% ../nbs/11_study.ipynb #0de19c84
+# %% ../nbs/11_study.ipynb #0811ca65
 def small_grid(dataset: str, image_size: int, sizes: dict[str, tuple[int, int]], images: dict[str, tuple[int | None, int | None]],
                recipes: dict[str, Recipe], architectures: int, seeds: int, description: str, stem: str = 'cifar', style: str = 'cifar',
-               options: Mapping[str, tuple] = MappingProxyType({})) -> Grid:
+               crop: str = 'inception', options: Mapping[str, tuple] = MappingProxyType({})) -> Grid:
     """A grid of small networks: `sizes[space]` is (width, depth), `images[task]` the numbers of training and test images (None: all).
 
-    `recipes` and `options` are by task, too.
+    `recipes` and `options` are by task, too. `crop` is how images of folders are cropped for training; those of ImageNet's jigsaw always at random.
     """
     of_task = {task: Data(dataset, image_size, *images[task], labels=task == 'cls',
-                          crop='random' if (style, task) == ('imagenet', 'jig') else 'inception') for task in recipes}
+                          crop='random' if (style, task) == ('imagenet', 'jig') else crop) for task in recipes}
     settings = {(space, task): Setting(width, depth, stem, style, of_task[task], recipe, options.get(task, ()))
                 for space, (width, depth) in sizes.items() for task, recipe in recipes.items()}
     return Grid(settings, architectures, seeds, description)
@@ -822,7 +822,7 @@ def small_recipe(epochs: int, batch_size: int, lr: float, **options) -> Recipe:
     "A recipe of a small grid, with the weight decay of the paper's CIFAR-10 samples."
     return Recipe(epochs, batch_size, lr, weight_decay=5e-4, **options)
 
-# %% ../nbs/11_study.ipynb #c6824f1d
+# %% ../nbs/11_study.ipynb #24c1c247
 GRIDS = {
     'fig2': {
         'smoke': small_grid(
@@ -843,9 +843,10 @@ GRIDS = {
             architectures=6, seeds=1, description='tiny networks on synthetic images of 24 x 24 pixels', style='imagenet', options=dict(jig=(('grid', 2),))),
         'laptop': small_grid(
             'imagenette', 66, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=(5000, None), rot=(4000, 1500), jig=(5000, None)),
-            dict(cls=small_recipe(5, 64, .1, schedule='step'), rot=small_recipe(5, 32, .05, schedule='step'), jig=small_recipe(5, 32, .05, schedule='step')),
+            dict(cls=small_recipe(5, 64, .1, schedule='step', warmup_epochs=1), rot=small_recipe(5, 32, .05, schedule='step', warmup_epochs=1),
+                 jig=small_recipe(5, 32, .05, schedule='step', warmup_epochs=1)),
             architectures=100, seeds=1, description='small networks on Imagenette in crops of 66 x 66 pixels, without colorization',
-            stem='imagenet', style='imagenet', options=dict(jig=(('grid', 2),))),
+            stem='imagenet', style='imagenet', crop='random', options=dict(jig=(('grid', 2),))),
         'paper': paper_grid('imagenet'),
     },
 }
@@ -857,14 +858,16 @@ def grid(figure: str, scale: str) -> Grid:
     check_name('scale', scale, GRIDS[figure])
     return GRIDS[figure][scale]
 
-# %% ../nbs/11_study.ipynb #9c21a961
+# %% ../nbs/11_study.ipynb #558a5339
 def shorter(grid: Grid, images: float, epochs: float) -> Grid:
-    "The `grid` with these shares of the training images and of the epochs, both above 0 and at most 1; whole data sets stay whole."
+    "The `grid` with these shares of the training images and of the epochs, both above 0 and at most 1; whole data sets stay whole, and a warm-up is shorter than the training."
     for name, share in (('images', images), ('epochs', epochs)):
         if not 0 < share <= 1: raise ValueError(f'{name}={share}: must be a share above 0 and at most 1')
     def cut(s: Setting) -> Setting:
         count = s.data.train_images and max(1, round(s.data.train_images * images))
-        return replace(s, data=replace(s.data, train_images=count), recipe=replace(s.recipe, epochs=max(1, round(s.recipe.epochs * epochs))))
+        left = max(1, round(s.recipe.epochs * epochs))
+        recipe = replace(s.recipe, epochs=left, warmup_epochs=min(s.recipe.warmup_epochs, left - 1))
+        return replace(s, data=replace(s.data, train_images=count), recipe=recipe)
     return replace(grid, settings={key: cut(s) for key, s in grid.settings.items()})
 
 # %% ../nbs/11_study.ipynb #8d322488
