@@ -14,7 +14,7 @@ __all__ = ['NODE_KINDS', 'FONT_SIZE', 'MARGIN', 'BEND', 'LEVEL', 'FILLS', 'KIND_
            'check_similarities', 'similarity_map', 'image_grid', 'save_table', 'styled', 'accuracy_rows', 'score_color',
            'correlation_bars', 'score_panels', 'seed_agreement']
 
-# %% ../nbs/03_plots.ipynb #71c7d16b
+# %% ../nbs/03_plots.ipynb #01aa4611
 import html
 import re
 import tempfile
@@ -36,7 +36,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from pandas.io.formats.style import Styler
 from scipy.optimize import isotonic_regression
 
@@ -848,7 +848,7 @@ def score_panels(points: pd.DataFrame, correlations: pd.DataFrame, *, xlabel: st
     plt.close(figure)
     return figure
 
-# %% ../nbs/03_plots.ipynb #905bb52d
+# %% ../nbs/03_plots.ipynb #99727533
 def seed_agreement(agreement: pd.DataFrame) -> Figure:
     """Bars of the rank correlation between seeds: a panel for each space, a bar for each task and size of training.
 
@@ -858,13 +858,16 @@ def seed_agreement(agreement: pd.DataFrame) -> Figure:
         raise ValueError("agreement: has no rows; pass at least one space, task and size")
     spaces, bars = list(dict.fromkeys(agreement["space"])), agreement.groupby("space").size().max()
     figure, axes = plt.subplots(1, len(spaces), figsize=(4.2 * len(spaces) + 0.4, 0.3 * bars + 1.1), layout="constrained", squeeze=False, sharex=True, facecolor="white")
-    tasks = list(dict.fromkeys(agreement["task"]))
+    tasks, left = list(dict.fromkeys(agreement["task"])), 0
     for ax, space in zip(axes.flat, spaces):
         shown = agreement[agreement["space"] == space].sort_values("task", key=lambda names: names.map(tasks.index), kind="stable")
         titles = [f"{TASK_TITLES.get(row.task, row.task)}, {row.size}" for row in shown.itertuples()]
         correlation_bars(ax, shown.assign(score=shown["task"], title=titles, ceiling=np.nan))
+        left = min(left, ax.get_xlim()[0])
         ax.set_title(SPACE_TITLES.get(space, space))
         ax.set_xlabel("ρ between seeds, with its 95% interval")
+    ax.set_xlim(left=left)
+    ax.xaxis.set_major_locator(MultipleLocator(0.5))
     sns.despine(figure)
     plt.close(figure)
     return figure
