@@ -792,17 +792,17 @@ class Grid:
     @property
     def tasks(self) -> list[str]: return list(dict.fromkeys(task for _, task in self.settings))
 
-# %% ../nbs/11_study.ipynb #0811ca65
+# %% ../nbs/11_study.ipynb #12eea600
 def small_grid(dataset: str, image_size: int, sizes: dict[str, tuple[int, int]], images: dict[str, tuple[int | None, int | None]],
-               recipes: dict[str, Recipe], architectures: int, seeds: int, description: str, stem: str = 'cifar', style: str = 'cifar',
+               recipes: dict[str, Recipe], architectures: int, seeds: int, description: str, style: str = 'cifar',
                crop: str = 'inception', options: Mapping[str, tuple] = MappingProxyType({})) -> Grid:
     """A grid of small networks: `sizes[space]` is (width, depth), `images[task]` the numbers of training and test images (None: all).
 
-    `recipes` and `options` are by task, too. `crop` is how images of folders are cropped for training; those of ImageNet's jigsaw always at random.
+    `recipes` and `options` are by task, too. The stem is that of CIFAR-10. `crop` is how images of folders are cropped for training; those of ImageNet's jigsaw always at random.
     """
     of_task = {task: Data(dataset, image_size, *images[task], labels=task == 'cls',
                           crop='random' if (style, task) == ('imagenet', 'jig') else crop) for task in recipes}
-    settings = {(space, task): Setting(width, depth, stem, style, of_task[task], recipe, options.get(task, ()))
+    settings = {(space, task): Setting(width, depth, 'cifar', style, of_task[task], recipe, options.get(task, ()))
                 for space, (width, depth) in sizes.items() for task, recipe in recipes.items()}
     return Grid(settings, architectures, seeds, description)
 
@@ -822,7 +822,7 @@ def small_recipe(epochs: int, batch_size: int, lr: float, **options) -> Recipe:
     "A recipe of a small grid, with the weight decay of the paper's CIFAR-10 samples."
     return Recipe(epochs, batch_size, lr, weight_decay=5e-4, **options)
 
-# %% ../nbs/11_study.ipynb #24c1c247
+# %% ../nbs/11_study.ipynb #94d94c3e
 GRIDS = {
     'fig2': {
         'smoke': small_grid(
@@ -842,11 +842,11 @@ GRIDS = {
             dict(cls=small_recipe(4, 50, .1), rot=small_recipe(3, 20, .05), col=small_recipe(3, 20, .1), jig=small_recipe(4, 25, .05)),
             architectures=6, seeds=1, description='tiny networks on synthetic images of 24 x 24 pixels', style='imagenet', options=dict(jig=(('grid', 2),))),
         'laptop': small_grid(
-            'imagenette', 66, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=(5000, None), rot=(4000, 1500), jig=(5000, None)),
-            dict(cls=small_recipe(5, 64, .1, schedule='step', warmup_epochs=1), rot=small_recipe(5, 32, .05, schedule='step', warmup_epochs=1),
-                 jig=small_recipe(5, 32, .05, schedule='step', warmup_epochs=1)),
-            architectures=100, seeds=1, description='small networks on Imagenette in crops of 66 x 66 pixels, without colorization',
-            stem='imagenet', style='imagenet', crop='random', options=dict(jig=(('grid', 2),))),
+            'imagenette', 20, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=(7000, None), rot=(3000, 2000), jig=(7000, None)),
+            dict(cls=small_recipe(4, 64, .1, schedule='step', warmup_epochs=1), rot=small_recipe(4, 32, .05, schedule='step', warmup_epochs=1),
+                 jig=small_recipe(4, 32, .05, schedule='step', warmup_epochs=1)),
+            architectures=100, seeds=1, description='small networks on Imagenette at 20 x 20 pixels, without colorization',
+            style='imagenet', crop='random', options=dict(jig=(('grid', 2),))),
         'paper': paper_grid('imagenet'),
     },
 }
