@@ -831,8 +831,8 @@ GRIDS = {
             architectures=6, seeds=1, description='tiny networks on synthetic images of 16 x 16 pixels'),
         'laptop': small_grid(
             'cifar10', 16, dict(darts=(8, 5), nasbench101=(16, 3)), dict(cls=(15_000, 10_000), rot=(3000, 2000), col=(10_000, 2000), jig=(5000, 10_000)),
-            dict(cls=small_recipe(4, 64, .1, schedule='step', warmup_epochs=1), rot=small_recipe(6, 32, .05), col=small_recipe(6, 32, .1, schedule='step'),
-                 jig=small_recipe(6, 32, .05, schedule='step')),
+            dict(cls=small_recipe(4, 64, .1, schedule='step', warmup_epochs=1), rot=small_recipe(6, 32, .05, warmup_epochs=1),
+                 col=small_recipe(6, 32, .1, schedule='step', warmup_epochs=1), jig=small_recipe(6, 32, .05, schedule='step', warmup_epochs=1)),
             architectures=100, seeds=1, description='small networks, a part of CIFAR-10 at 16 x 16 pixels'),
         'paper': paper_grid('cifar10'),
     },
