@@ -7,10 +7,10 @@ __all__ = ['SPACES', 'SCHEMA', 'ATTEMPTS', 'Outcome', 'ENGINES', 'CALIBRATION_SE
            'EVALUATIONS', 'PUBLISHED', 'Space', 'register_space', 'check_name', 'Data', 'load', 'at_hand', 'Spec',
            'SearchSpec', 'canonical_hash', 'provenance', 'shown_scenes', 'predict', 'write_map', 'read_map', 'run',
            'constant_score', 'home', 'Store', 'serial', 'processes', 'on_ray', 'check_engine', 'collect', 'records',
-           'sources', 'slice_of', 'end_slice', 'Sizes', 'gpu_hours', 'plan', 'Setting', 'Grid', 'small_grid',
-           'paper_grid', 'small_recipe', 'grid', 'shorter', 'specs_of', 'Searches', 'small_searches', 'paper_searches',
-           'street_searches', 'searches', 'Evaluation', 'paper_evaluation', 'evaluation', 'evaluation_specs', 'cost',
-           'count_published', 'fill_table', 'show_table']
+           'sources', 'slice_of', 'end_slice', 'Sizes', 'throughput', 'gpu_hours', 'plan', 'Setting', 'Grid',
+           'small_grid', 'paper_grid', 'small_recipe', 'grid', 'shorter', 'specs_of', 'Searches', 'small_searches',
+           'paper_searches', 'street_searches', 'searches', 'Evaluation', 'paper_evaluation', 'evaluation',
+           'evaluation_specs', 'cost', 'count_published', 'fill_table', 'show_table']
 
 # %% ../nbs/11_study.ipynb #655c4718
 import base64
@@ -694,20 +694,53 @@ def _small_epoch(spec: Spec | SearchSpec, network, task, train_data, test_data, 
     recipe = replace(spec.recipe, epochs=1, warmup_epochs=0, batch_size=batch, precise_bn=precise if precise >= batch else 0)
     return train.fit(network, task, few, test_data.subset(range(max(1, round(share*len(test_data))))), recipe).seconds
 
-# %% ../nbs/11_study.ipynb #600f247a
-def gpu_hours(specs: Sequence[Spec | SearchSpec], *, flops_per_second: float = 19.5e12, utilisation: float = .2, root: str | None = None) -> pd.DataFrame:
+# %% ../nbs/11_study.ipynb #e3189748
+def throughput(specs: Sequence[Spec | SearchSpec], *, steps: int = 20, root: str | None = None) -> pd.DataFrame:
+    """How fast this machine trains the runs of each kind, one at a time: `batch_size`, `multiply_adds` for an image, `images_per_second` and `tflops` (10^12 operations a second).
+
+    The network of median multiply-adds trains for two epochs of `steps` batches of random images, in memory; the second is timed. So the images need not be at hand for the data
+    sets in `SIZES`, and their decoding is not timed. Raises ValueError for `steps` below 1, and for searches.
+    """
+    if steps < 1: raise ValueError(f'steps={steps}: must be at least 1')
+    if any(isinstance(spec, SearchSpec) for spec in specs): raise ValueError('specs: holds searches; pass those of trainings')
+    rows = []
+    for kind, group in _kinds(specs).items():
+        spec, multiply_adds = _typical(group, root)
+        recipe, seconds = replace(spec.recipe, epochs=2, warmup_epochs=0, precise_bn=0), []
+        train_data = _noise(spec, steps * recipe.batch_size, root)
+        task = _task_of(spec, train_data)
+        train.fit(_network_of(spec, task), task, train_data, train_data.subset(range(1)), recipe, on_epoch=lambda _, history: seconds.append(history.seconds))
+        rate = len(train_data) / (seconds[1] - seconds[0])
+        rows.append(dict(zip(KIND, kind)) | dict(batch_size=recipe.batch_size, multiply_adds=multiply_adds, images_per_second=rate, tflops=6e-12 * multiply_adds * rate))
+    return pd.DataFrame(rows, columns=[*KIND, 'batch_size', 'multiply_adds', 'images_per_second', 'tflops'])
+
+# %% ../nbs/11_study.ipynb #4267b7d0
+def _noise(spec: Spec, count: int, root: str | None) -> data.TensorImages:
+    "That many random images of the size of those of `spec`, with labels or label maps if it has any."
+    sizes, random = _sizes(spec.data, root), np.random.default_rng(0)
+    draw = lambda high, *shape: torch.from_numpy(random.integers(high, size=(count, *shape), dtype=np.uint8 if shape else np.int64))
+    maps = spec.task == 'seg'
+    labels = dict(labels=draw(sizes.classes), classes=tuple(map(str, range(sizes.classes)))) if spec.data.labels and not maps else {}
+    if maps: labels = dict(label_maps=draw(sizes.classes, sizes.side, sizes.side))
+    images = data.TensorImages('random', 'train', draw(256, 3, sizes.side, sizes.side), **labels)
+    return images.with_maps() if maps else images if labels else images.unlabelled()
+
+# %% ../nbs/11_study.ipynb #c5080358
+def gpu_hours(specs: Sequence[Spec | SearchSpec], *, flops_per_second: float = 19.5e12, utilisation: float = .2, measured: pd.DataFrame | None = None,
+              root: str | None = None) -> pd.DataFrame:
     """The runs of each kind, their median multiply-adds for one image, and the hours that they take together on GPUs that do `utilisation` of their peak `flops_per_second`.
 
-    An estimate for planning, good to a factor of two or three. The images need not be at hand for the data sets in `SIZES`. Raises ValueError for numbers out of range.
+    Kinds that are in the table `measured`, what `throughput` gave on such a GPU, take what was measured. Else an estimate for planning, good to a factor of two or three in
+    NAS-Bench-101 and of five in the DARTS space. The images need not be at hand for the data sets in `SIZES`. Raises ValueError for numbers out of range.
     """
     if not flops_per_second > 0: raise ValueError(f'flops_per_second={flops_per_second}: must be positive; pass the peak of the GPU, such as 19.5e12')
     if not 0 < utilisation <= 1: raise ValueError(f'utilisation={utilisation}: must be a share of the peak, above 0 and up to 1; pass .2 if in doubt')
-    rows = []
+    rows, rates = [], {} if measured is None else 1e12 * measured.groupby(list(KIND))['tflops'].mean()
     for kind, group in _kinds(specs).items():
         spec, multiply_adds = _typical(group, root)
         sizes, recipe = _sizes(spec.data, root), spec.recipe
         forward = 3*sizes.train + sizes.test + getattr(recipe, 'precise_bn', 0)
-        hours = len(group) * 2*multiply_adds * recipe.epochs * forward / (flops_per_second * utilisation) / 3600
+        hours = len(group) * 2*multiply_adds * recipe.epochs * forward / rates.get(kind[:len(KIND)], flops_per_second * utilisation) / 3600
         rows.append(dict(zip(KIND, kind)) | dict(runs=len(group), multiply_adds=multiply_adds, gpu_hours=hours))
     return pd.DataFrame(rows, columns=[*KIND, 'runs', 'multiply_adds', 'gpu_hours'])
 

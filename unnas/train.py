@@ -7,7 +7,8 @@ __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_se
            'evaluate', 'precise_batch_norm', 'History', 'training_loss', 'train_epoch', 'recorded', 'fit',
            'check_labels', 'load_checkpoint']
 
-# %% ../nbs/09_train.ipynb #7c04678c
+# %% ../nbs/09_train.ipynb #378bd87d
+import gc
 import hashlib
 import math
 import os
@@ -23,9 +24,10 @@ import torch
 # %% ../nbs/09_train.ipynb #91edea61
 warnings.filterwarnings('ignore', message='IProgress not found')  # Accelerate asks for widgets that our bars do not use
 
-# %% ../nbs/09_train.ipynb #4259555f
+# %% ../nbs/09_train.ipynb #0df8722c
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs
 from torch import nn
 
 from . import data, kernels, ops
@@ -88,25 +90,32 @@ def derive_seed(seed: int, *purpose) -> int:
     "A seed for one purpose, such as ('order', epoch), of the run with `seed`."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:7], 'big')
 
-# %% ../nbs/09_train.ipynb #af4902db
+# %% ../nbs/09_train.ipynb #62f6cfd0
 def accelerator(precision: str = 'auto') -> Accelerator:
     "The devices and processes of this run. Some genotypes leave a convolution unused, which multi-process training has to be told."
     if precision == 'auto': precision = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'float32'
-    return Accelerator(mixed_precision={'bf16': 'bf16', 'float32': 'no'}[precision],
-                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    mixed = {'bf16': 'bf16', 'float32': 'no'}[precision]
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed: AcceleratorState._reset_state()  # a run before had the other
+    return Accelerator(mixed_precision=mixed, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True), AutocastKwargs(cache_enabled=False)])
 
-# %% ../nbs/09_train.ipynb #3df55e68
+# %% ../nbs/09_train.ipynb #f6f1b53c
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    "One CPU thread, and PyTorch's global generator at `seed`; both are as before afterwards. Freed memory stays in the process for the next step."
+    """One CPU thread, algorithms of cuDNN that repeat to the bit, and PyTorch's global generator at `seed`; all are as before afterwards.
+
+    Freed memory stays in the process for the next step.
+    """
     kernels.retain_memory()
-    threads = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             yield
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.deterministic = deterministic
 
 # %% ../nbs/09_train.ipynb #050ca902
 def make_batch(task, images, labels, train: bool, generator):
@@ -114,7 +123,7 @@ def make_batch(task, images, labels, train: bool, generator):
     inputs, targets = task.batch(images, labels, train, generator)
     return (inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs), targets
 
-# %% ../nbs/09_train.ipynb #9af16f2e
+# %% ../nbs/09_train.ipynb #f265f804
 @torch.no_grad()
 def evaluate(network: nn.Module, task, test_data, *, batch_size: int = 200, seed: int = 0, acc: Accelerator | None = None, workers: int = 0) -> float:
     "Score of `network` on `task` over all of `test_data`, in percent: what `task.metric()` says, for most tasks the accuracy."
@@ -122,7 +131,7 @@ def evaluate(network: nn.Module, task, test_data, *, batch_size: int = 200, seed
     shard = (acc.process_index, acc.num_processes)
     generator = torch.Generator(acc.device).manual_seed(derive_seed(seed, 'test', acc.process_index))
     metric = task.metric()
-    network.eval()
+    network.to(acc.device).eval()
     for images, labels in test_data.batches(batch_size, device=acc.device, workers=workers, shard=shard):
         inputs, targets = make_batch(task, images, labels, False, generator)
         with acc.autocast(): outputs = network(inputs)
@@ -173,7 +182,7 @@ def training_loss(outputs, targets, task, recipe: Recipe) -> torch.Tensor:
     logits, auxiliary = outputs
     return task.loss(logits, targets, recipe.label_smoothing) + recipe.auxiliary_weight * task.loss(auxiliary, targets, recipe.label_smoothing)
 
-# %% ../nbs/09_train.ipynb #c777439d
+# %% ../nbs/09_train.ipynb #2d25fa29
 def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int, seed: int, acc: Accelerator, workers: int) -> float:
     "Train for one epoch; the mean loss, which is NaN or infinite where the run has diverged."
     generator = torch.Generator(acc.device).manual_seed(derive_seed(seed, 'task', epoch, acc.process_index))
@@ -186,8 +195,9 @@ def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int
         if step == 0 or recipe.schedule == 'step':
             for group in optimizer.param_groups: group['lr'] = learning_rate(recipe, epoch + (step/steps if recipe.schedule == 'step' else 0))
         inputs, targets = make_batch(task, images, labels, True, generator)
-        if step == 0: passes = recorded(network, inputs) if _records(acc) else network
-        with acc.autocast(): loss = training_loss(passes(inputs), targets, task, recipe)
+        with acc.autocast():
+            if step == 0: passes = recorded(network, inputs) if _records(acc) else network
+            loss = training_loss(passes(inputs), targets, task, recipe)
         optimizer.zero_grad()
         acc.backward(loss)
         if recipe.clip is not None: acc.clip_grad_norm_(network.parameters(), recipe.clip)
@@ -204,14 +214,17 @@ class _Pass(nn.Module):
 
     def forward(self, inputs): return self.network(inputs)
 
-# %% ../nbs/09_train.ipynb #0abc02ec
+# %% ../nbs/09_train.ipynb #66e0c385
 def recorded(network: nn.Module, inputs: torch.Tensor, capture: Callable = torch.cuda.make_graphed_callables) -> nn.Module:
     """What computes the same as `network` in training, recorded as CUDA graphs for batches like `inputs`; unmeasured.
 
     `capture` makes the graphs after some trial passes. These would count in the running statistics, so those are put back.
     """
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    graphs = capture(_Pass(network), (inputs.clone(),))
+    gc.collect()  # a former recording that is freed in the middle of this one would spoil it
+    gc.disable()
+    try: graphs = capture(_Pass(network), (inputs.clone(),), allow_unused_input=True)
+    finally: gc.enable()
     for buffer, value in before: buffer.copy_(value)
     return graphs
 
