@@ -319,3 +319,19 @@ def test_gpu_hours_need_no_images(tmp_path, monkeypatch, capsys):
     assert '4 of these have no images here' in capsys.readouterr().out
     for wrong in (dict(utilisation=0), dict(utilisation=1.5), dict(flops_per_second=-1)):
         with pytest.raises(ValueError, match=next(iter(wrong))): study.gpu_hours(wanted, **wrong)
+
+
+def test_what_was_measured_replaces_the_estimate_of_gpu_hours():
+    wanted = study.specs_of(study.grid('fig2', 'paper'), tasks=['cls', 'rot'], spaces=['darts'], architectures=2, seeds=1, look=False)
+    measured = pd.DataFrame([dict(data='cifar10', space='darts', task='rot', tflops=2.)])
+    guessed, hours = study.gpu_hours(wanted, flops_per_second=1e13, utilisation=.1), study.gpu_hours(wanted, flops_per_second=1e13, utilisation=.1, measured=measured)
+    assert hours.gpu_hours[0] == guessed.gpu_hours[0] and hours.gpu_hours[1] == pytest.approx(guessed.gpu_hours[1] / 2)
+
+
+def test_throughput_times_training_on_images_of_the_right_kind():
+    wanted = [streets(), *study.specs_of(study.grid('fig2', 'smoke'), tasks=['cls', 'col'], spaces=['nasbench101'], architectures=2)]
+    speeds = study.throughput(wanted, steps=1)
+    assert list(speeds.task) == ['seg', 'cls', 'col'] and (speeds.images_per_second > 0).all()
+    assert speeds.tflops.tolist() == pytest.approx((6e-12 * speeds.multiply_adds * speeds.images_per_second).tolist())  # forward and twice as much backward
+    with pytest.raises(ValueError, match='steps=0'): study.throughput(wanted, steps=0)
+    with pytest.raises(ValueError, match='searches'): study.throughput(study.searches('smoke')[:1])

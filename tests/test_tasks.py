@@ -892,3 +892,15 @@ def test_clear_errors():
             tasks.get(name).batch(random_images(2, 10)[:, :, :8], None, True, seeded())
     with pytest.raises(ValueError, match="5x5.*at least 6"):
         tasks.jigsaw(3).batch(random_images(1, 5), None, True, seeded())
+
+
+@pytest.mark.parametrize("size", [(9, 7), (4, 5), (1, 5), (17, 3)])
+def test_what_gpus_enlarge_by_products_is_what_the_operator_gives_with_its_gradient(size):
+    x = torch.randn(2, 3, 4, 5, generator=seeded(), requires_grad=True)
+    weights = torch.randn(2, 3, *size, generator=seeded(1))
+    results = []
+    for enlarge in (tasks.enlarge, tasks.enlarge_by_products):
+        out = enlarge(x, size)
+        results.append((out.detach(), *torch.autograd.grad((out * weights).sum(), x)))
+    assert results[1][0].is_contiguous(memory_format=torch.channels_last)   # rows for the loss without a copy
+    for slow, products in zip(*results): torch.testing.assert_close(products, slow)

@@ -725,13 +725,13 @@ def _noise(spec: Spec, count: int, root: str | None) -> data.TensorImages:
     images = data.TensorImages('random', 'train', draw(256, 3, sizes.side, sizes.side), **labels)
     return images.with_maps() if maps else images if labels else images.unlabelled()
 
-# %% ../nbs/11_study.ipynb #c5080358
+# %% ../nbs/11_study.ipynb #f76efbe6
 def gpu_hours(specs: Sequence[Spec | SearchSpec], *, flops_per_second: float = 19.5e12, utilisation: float = .2, measured: pd.DataFrame | None = None,
               root: str | None = None) -> pd.DataFrame:
     """The runs of each kind, their median multiply-adds for one image, and the hours that they take together on GPUs that do `utilisation` of their peak `flops_per_second`.
 
-    Kinds that are in the table `measured`, what `throughput` gave on such a GPU, take what was measured. Else an estimate for planning, good to a factor of two or three in
-    NAS-Bench-101 and of five in the DARTS space. The images need not be at hand for the data sets in `SIZES`. Raises ValueError for numbers out of range.
+    Kinds that are in the table `measured`, what `throughput` gave on such a GPU, take what was measured. For others it is a rough estimate: on an H100, one run at a time,
+    NAS-Bench-101 took 0.2 to 0.9 of it, and the DARTS space 2 to 46 times as long. The images need not be at hand for the data sets in `SIZES`. Raises ValueError for numbers out of range.
     """
     if not flops_per_second > 0: raise ValueError(f'flops_per_second={flops_per_second}: must be positive; pass the peak of the GPU, such as 19.5e12')
     if not 0 < utilisation <= 1: raise ValueError(f'utilisation={utilisation}: must be a share of the peak, above 0 and up to 1; pass .2 if in doubt')
@@ -855,7 +855,7 @@ def small_recipe(epochs: int, batch_size: int, lr: float, **options) -> Recipe:
     "A recipe of a small grid, with the weight decay of the paper's CIFAR-10 samples."
     return Recipe(epochs, batch_size, lr, weight_decay=5e-4, **options)
 
-# %% ../nbs/11_study.ipynb #94d94c3e
+# %% ../nbs/11_study.ipynb #5dcf0c82
 GRIDS = {
     'fig2': {
         'smoke': small_grid(

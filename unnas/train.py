@@ -214,9 +214,9 @@ class _Pass(nn.Module):
 
     def forward(self, inputs): return self.network(inputs)
 
-# %% ../nbs/09_train.ipynb #66e0c385
+# %% ../nbs/09_train.ipynb #44ec065a
 def recorded(network: nn.Module, inputs: torch.Tensor, capture: Callable = torch.cuda.make_graphed_callables) -> nn.Module:
-    """What computes the same as `network` in training, recorded as CUDA graphs for batches like `inputs`; unmeasured.
+    """What computes the same as `network` in training, recorded as CUDA graphs for batches like `inputs`.
 
     `capture` makes the graphs after some trial passes. These would count in the running statistics, so those are put back.
     """
