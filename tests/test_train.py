@@ -181,8 +181,20 @@ def test_recorded_passes_compute_the_same_and_their_trials_do_not_count():
     first, second = network(tasks.rotation(), 'darts'), network(tasks.rotation(), 'darts')
     second.load_state_dict(first.state_dict())
     inputs = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    passes = train.recorded(second, inputs, trials)
+    passes = train.recorded(second, inputs, capture=trials)
     assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers()))
     assert torch.equal(first(inputs), passes(inputs))
     assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers()))
     assert {id(p) for p in passes.parameters()} == {id(p) for p in second.parameters()}
+
+
+def test_only_the_forward_pass_is_recorded_in_lower_precision():
+    net, seen = network(tasks.rotation(), 'darts'), {}
+    inputs = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def trials(module, arguments, allow_unused_input):
+        seen['lower'] = torch.is_autocast_enabled('cpu')  # where the recorder computes gradients
+        seen['output'] = module(*arguments)
+        return module
+    passes = train.recorded(net, inputs, lambda: torch.autocast('cpu', torch.bfloat16), trials)
+    assert not seen['lower'] and seen['output'].dtype == passes(inputs).dtype != net(inputs).dtype

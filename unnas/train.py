@@ -7,7 +7,7 @@ __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_se
            'evaluate', 'precise_batch_norm', 'History', 'training_loss', 'train_epoch', 'recorded', 'fit',
            'check_labels', 'load_checkpoint']
 
-# %% ../nbs/09_train.ipynb #378bd87d
+# %% ../nbs/09_train.ipynb #e5767b65
 import gc
 import hashlib
 import math
@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,7 +182,7 @@ def training_loss(outputs, targets, task, recipe: Recipe) -> torch.Tensor:
     logits, auxiliary = outputs
     return task.loss(logits, targets, recipe.label_smoothing) + recipe.auxiliary_weight * task.loss(auxiliary, targets, recipe.label_smoothing)
 
-# %% ../nbs/09_train.ipynb #2d25fa29
+# %% ../nbs/09_train.ipynb #ddfa94b4
 def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int, seed: int, acc: Accelerator, workers: int) -> float:
     "Train for one epoch; the mean loss, which is NaN or infinite where the run has diverged."
     generator = torch.Generator(acc.device).manual_seed(derive_seed(seed, 'task', epoch, acc.process_index))
@@ -195,9 +195,8 @@ def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int
         if step == 0 or recipe.schedule == 'step':
             for group in optimizer.param_groups: group['lr'] = learning_rate(recipe, epoch + (step/steps if recipe.schedule == 'step' else 0))
         inputs, targets = make_batch(task, images, labels, True, generator)
-        with acc.autocast():
-            if step == 0: passes = recorded(network, inputs) if _records(acc) else network
-            loss = training_loss(passes(inputs), targets, task, recipe)
+        if step == 0: passes = recorded(network, inputs, acc.autocast) if _records(acc) else network
+        with acc.autocast(): loss = training_loss(passes(inputs), targets, task, recipe)
         optimizer.zero_grad()
         acc.backward(loss)
         if recipe.clip is not None: acc.clip_grad_norm_(network.parameters(), recipe.clip)
@@ -205,25 +204,27 @@ def train_epoch(network, optimizer, task, train_data, recipe: Recipe, epoch: int
         total += loss.detach()
     return (acc.reduce(total, 'mean') / steps).item()
 
-# %% ../nbs/09_train.ipynb #1912aa32
+# %% ../nbs/09_train.ipynb #4ea6dc36
 class _Pass(nn.Module):
-    "Calls `network`; recorded in its place, so that the network itself stays as it is for tests and statistics."
-    def __init__(self, network: nn.Module):
+    "Calls `network` in the context `precision()`; recorded in its place, so that the network itself stays as it is for tests and statistics."
+    def __init__(self, network: nn.Module, precision: Callable):
         super().__init__()
-        self.network = network
+        self.network, self.precision = network, precision
 
-    def forward(self, inputs): return self.network(inputs)
+    def forward(self, inputs):
+        with self.precision(): return self.network(inputs)
 
-# %% ../nbs/09_train.ipynb #44ec065a
-def recorded(network: nn.Module, inputs: torch.Tensor, capture: Callable = torch.cuda.make_graphed_callables) -> nn.Module:
+# %% ../nbs/09_train.ipynb #fd6e2833
+def recorded(network: nn.Module, inputs: torch.Tensor, precision: Callable = nullcontext, capture: Callable = torch.cuda.make_graphed_callables) -> nn.Module:
     """What computes the same as `network` in training, recorded as CUDA graphs for batches like `inputs`.
 
-    `capture` makes the graphs after some trial passes. These would count in the running statistics, so those are put back.
+    `precision` is the context of the forward pass, such as `acc.autocast`; the backward pass is recorded outside it. `capture` makes the graphs after some trial passes.
+    These would count in the running statistics, so those are put back.
     """
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     gc.collect()  # a former recording that is freed in the middle of this one would spoil it
     gc.disable()
-    try: graphs = capture(_Pass(network), (inputs.clone(),), allow_unused_input=True)
+    try: graphs = capture(_Pass(network, precision), (inputs.clone(),), allow_unused_input=True)
     finally: gc.enable()
     for buffer, value in before: buffer.copy_(value)
     return graphs
