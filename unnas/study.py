@@ -694,7 +694,7 @@ def _small_epoch(spec: Spec | SearchSpec, network, task, train_data, test_data, 
     recipe = replace(spec.recipe, epochs=1, warmup_epochs=0, batch_size=batch, precise_bn=precise if precise >= batch else 0)
     return train.fit(network, task, few, test_data.subset(range(max(1, round(share*len(test_data))))), recipe).seconds
 
-# %% ../nbs/11_study.ipynb #e3189748
+# %% ../nbs/11_study.ipynb #0108b85a
 def throughput(specs: Sequence[Spec | SearchSpec], *, steps: int = 20, root: str | None = None) -> pd.DataFrame:
     """How fast this machine trains the runs of each kind, one at a time: `batch_size`, `multiply_adds` for an image, `images_per_second` and `tflops` (10^12 operations a second).
 
@@ -706,7 +706,7 @@ def throughput(specs: Sequence[Spec | SearchSpec], *, steps: int = 20, root: str
     rows = []
     for kind, group in _kinds(specs).items():
         spec, multiply_adds = _typical(group, root)
-        recipe, seconds = replace(spec.recipe, epochs=2, warmup_epochs=0, precise_bn=0), []
+        recipe, seconds = replace(spec.recipe, epochs=2, warmup_epochs=0, precise_bn=0, lr=1e-3), []  # so slow that nothing diverges
         train_data = _noise(spec, steps * recipe.batch_size, root)
         task = _task_of(spec, train_data)
         train.fit(_network_of(spec, task), task, train_data, train_data.subset(range(1)), recipe, on_epoch=lambda _, history: seconds.append(history.seconds))
