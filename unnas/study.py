@@ -694,11 +694,11 @@ def _small_epoch(spec: Spec | SearchSpec, network, task, train_data, test_data, 
     recipe = replace(spec.recipe, epochs=1, warmup_epochs=0, batch_size=batch, precise_bn=precise if precise >= batch else 0)
     return train.fit(network, task, few, test_data.subset(range(max(1, round(share*len(test_data))))), recipe).seconds
 
-# %% ../nbs/11_study.ipynb #0108b85a
+# %% ../nbs/11_study.ipynb #65c53c98
 def throughput(specs: Sequence[Spec | SearchSpec], *, steps: int = 20, root: str | None = None) -> pd.DataFrame:
     """How fast this machine trains the runs of each kind, one at a time: `batch_size`, `multiply_adds` for an image, `images_per_second` and `tflops` (10^12 operations a second).
 
-    The network of median multiply-adds trains for two epochs of `steps` batches of random images, in memory; the second is timed. So the images need not be at hand for the data
+    The network of median multiply-adds trains for two epochs of `steps` batches of random images, in memory; the second is timed, with the test of one image. So the images need not be at hand for the data
     sets in `SIZES`, and their decoding is not timed. Raises ValueError for `steps` below 1, and for searches.
     """
     if steps < 1: raise ValueError(f'steps={steps}: must be at least 1')
@@ -725,13 +725,13 @@ def _noise(spec: Spec, count: int, root: str | None) -> data.TensorImages:
     images = data.TensorImages('random', 'train', draw(256, 3, sizes.side, sizes.side), **labels)
     return images.with_maps() if maps else images if labels else images.unlabelled()
 
-# %% ../nbs/11_study.ipynb #f76efbe6
+# %% ../nbs/11_study.ipynb #257e0375
 def gpu_hours(specs: Sequence[Spec | SearchSpec], *, flops_per_second: float = 19.5e12, utilisation: float = .2, measured: pd.DataFrame | None = None,
               root: str | None = None) -> pd.DataFrame:
     """The runs of each kind, their median multiply-adds for one image, and the hours that they take together on GPUs that do `utilisation` of their peak `flops_per_second`.
 
-    Kinds that are in the table `measured`, what `throughput` gave on such a GPU, take what was measured. For others it is a rough estimate: on an H100, one run at a time,
-    NAS-Bench-101 took 0.2 to 0.9 of it, and the DARTS space 2 to 46 times as long. The images need not be at hand for the data sets in `SIZES`. Raises ValueError for numbers out of range.
+    Kinds that are in the table `measured`, what `throughput` gave on such a GPU, take what was measured, the mean where they have several rows. For others it is a rough
+    estimate: on an H100, one run at a time, NAS-Bench-101 on ImageNet took 0.2 to 0.9 of it, and the DARTS space 2 to 46 times as long. The images need not be at hand for the data sets in `SIZES`. Raises ValueError for numbers out of range.
     """
     if not flops_per_second > 0: raise ValueError(f'flops_per_second={flops_per_second}: must be positive; pass the peak of the GPU, such as 19.5e12')
     if not 0 < utilisation <= 1: raise ValueError(f'utilisation={utilisation}: must be a share of the peak, above 0 and up to 1; pass .2 if in doubt')

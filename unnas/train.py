@@ -90,12 +90,13 @@ def derive_seed(seed: int, *purpose) -> int:
     "A seed for one purpose, such as ('order', epoch), of the run with `seed`."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:7], 'big')
 
-# %% ../nbs/09_train.ipynb #62f6cfd0
+# %% ../nbs/09_train.ipynb #0ed1edc5
 def accelerator(precision: str = 'auto') -> Accelerator:
     "The devices and processes of this run. Some genotypes leave a convolution unused, which multi-process training has to be told."
     if precision == 'auto': precision = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'float32'
     mixed = {'bf16': 'bf16', 'float32': 'no'}[precision]
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed: AcceleratorState._reset_state()  # a run before had the other
+    # a copy of the weights in bf16 is not kept for a second use: there is none in a step, and a CUDA graph would go on to use the first one
     return Accelerator(mixed_precision=mixed, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True), AutocastKwargs(cache_enabled=False)])
 
 # %% ../nbs/09_train.ipynb #f6f1b53c
