@@ -462,9 +462,10 @@ def cell_sheet(cells: Mapping[str, tuple[tuple, tuple]], *, columns: int = 2, wi
     return figure
 
 # %% ../nbs/03_plots.ipynb #1bacb8a9
-TASK_TITLES = {"cls": "Supervised", "seg": "Segmentation", "rot": "Rotation", "col": "Colorization", "jig": "Jigsaw"}
+TASK_TITLES = {"cls": "Supervised", "seg": "Segmentation", "rot": "Rotation", "col": "Colorization", "jig": "Jigsaw",
+               "rnd": "Random labels", "shuf": "Shuffled pixels"}
 DATASET_TITLES = {"cifar10": "CIFAR-10", "imagenet": "IN1K", "imagenet22k": "IN22K", "cityscapes": "Cityscapes", "synthetic-objects": "Synthetic", "synthetic-streets": "Synthetic streets"}
-TASK_COLORS = {"cls": "#555555", "seg": "#7a4fa3", "rot": "#4c72b0", "col": "#c4572f", "jig": "#3a8a4f"}
+TASK_COLORS = {"cls": "#555555", "seg": "#7a4fa3", "rot": "#4c72b0", "col": "#c4572f", "jig": "#3a8a4f", "rnd": "#8c8c8c", "shuf": "#b08a2e"}
 SPACE_TITLES = {"darts": "DARTS", "nasbench101": "NAS-Bench-101"}
 
 # %% ../nbs/03_plots.ipynb #709684d5

@@ -10,7 +10,8 @@ __all__ = ['STYLES', 'exact', 'LIGHTING_VALUES', 'LIGHTING_VECTORS', 'LINEAR_TO_
            'nearest', 'colours', 'enlarge', 'enlarge_by_products', 'DenseLinear', 'colorization', 'moebius_maps',
            'permutations', 'tile_at', 'tile_corners', 'tile_starts', 'cut_tiles', 'standardise', 'load_plane',
            'mean_and_deviation', 'tile_up', 'JigsawHead', 'jigsaw', 'SegmentationHead', 'intersection_over_union',
-           'MeanIoU', 'pad_to_odd', 'segmentation', 'names', 'register', 'get']
+           'MeanIoU', 'pad_to_odd', 'segmentation', 'splitmix64', 'pixel_hash', 'random_labels', 'pixel_order',
+           'shuffled_pixels', 'names', 'factory_of', 'labels_of', 'register', 'get']
 
 # %% ../nbs/06_tasks.ipynb #c15fa6e5
 import itertools
@@ -271,6 +272,10 @@ class Task:
     needs_labels = False
     needs_maps = False
     crop = "inception"
+    trained_as = "rot"  # whose recipe it takes in a grid of the study that does not know it
+    control = False  # whether it should say nothing about architectures; a figure shows it where it is asked for by name
+    judged_by_loss = False  # whether its score on test images says nothing, so that the training loss is what counts
+    fixed_images = False  # whether an image must be the same in each epoch, before the task's own augmentation
 
     def __init__(self, style: str | Style = "cifar"):
         self.style = style_named(style)
@@ -320,7 +325,7 @@ class classification(Task):
     def batch(self, images, labels, train, generator):
         """Inputs (N, 3, H, W), and the `labels` as targets (N,). Raises ValueError without labels."""
         if labels is None:
-            raise ValueError("labels=None: classification needs labels; pass a dataset that has them")
+            raise ValueError(f"labels=None: {type(self).__name__} needs labels; pass a dataset that has them")
         return prepare(images, self.style, train, generator), labels
 
 # %% ../nbs/06_tasks.ipynb #8d98ec01
@@ -648,15 +653,17 @@ class JigsawHead(nn.Module):
 class jigsaw(Task):
     """Jigsaw: which permutation shuffled the tiles of the image? (Noroozi and Favaro, 2016; paper, Section 4.1)
 
-    `grid` is the number of tiles along a side, 2 or 3; None takes the style's.
+    `grid` is the number of tiles along a side, 2 or 3; `normalize` says whether colours are normalised before the tiles are
+    standardised, as in the published code on all data sets. None takes the style's; that of CIFAR-10 leaves them as they are.
     """
 
     name = "jig"
     crop = "random"
 
-    def __init__(self, grid: int | None = None, style: str | Style = "cifar"):
+    def __init__(self, grid: int | None = None, style: str | Style = "cifar", normalize: bool | None = None):
         super().__init__(style)
         self.grid = self.style.grid if grid is None else grid
+        self.normalize = self.style.normalise_jigsaw if normalize is None else normalize
         self.num_outputs = len(permutations(self.grid))
 
     def batch(self, images, labels, train, generator):
@@ -675,13 +682,13 @@ class jigsaw(Task):
         if train:
             flipped = draw(torch.rand, count, generator=generator, like=images) < 0.5
             grays = draw(torch.rand, count, generator=generator, like=images) < style.gray
-            if style.normalise_jigsaw and style.lighting:
+            if self.normalize and style.lighting:
                 alpha = style.lighting * draw(torch.randn, count, 3, generator=generator, like=images)
         targets = draw(torch.randint, self.num_outputs, (count,), generator=generator, like=images)
         offsets = draw(torch.randint, side - size + 1, (count, number, 2), generator=generator, like=images)
         if one_pass(images):
             shift = np.zeros((count, 3), np.float32) if alpha is None else lighting(alpha)
-            mean, std = (style.mean, style.std) if style.normalise_jigsaw else ([0.0] * 3, [1.0] * 3)
+            mean, std = (style.mean, style.std) if self.normalize else ([0.0] * 3, [1.0] * 3)
             out = empty(count, number, size, size, 3, device=images.device)
             kernels.run(tile_up, count, images, flipped, grays, tile_at(self.grid), targets, tile_corners(height, self.grid), offsets,
                         shift, np.array(mean, np.float32), np.array(std, np.float32), out)
@@ -692,7 +699,7 @@ class jigsaw(Task):
         pixels = gray_(tiles.flatten(0, 1), grays.repeat_interleave(number))  # the same memory; the tiles of an image share its draws
         if alpha is not None:
             light_(pixels, alpha.repeat_interleave(number, 0))
-        if style.normalise_jigsaw:
+        if self.normalize:
             normalise_(pixels, style)
         return standardise(tiles), targets
 
@@ -806,14 +813,92 @@ class segmentation(Task):
         """Mean IoU over the classes that occur, from one confusion matrix of all batches."""
         return MeanIoU(self.num_outputs)
 
+# %% ../nbs/06_tasks.ipynb #e8678b93
+@cache
+def splitmix64(count: int, start: int = 0) -> np.ndarray:
+    """The numbers `start` + 1 to `start` + `count` of the sequence SplitMix64 with seed 0 (uint64)."""
+    with np.errstate(over="ignore"):
+        z = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+# %% ../nbs/06_tasks.ipynb #08a61afb
+def pixel_hash(images: Tensor) -> Tensor:
+    """A number from 0 to 2^31 - 1 (int64, (N,)) for each of uint8 `images` (N, 3, H, W), which depends on all of its pixels."""
+    factors = torch.from_numpy((splitmix64(images[0].numel()) | np.uint64(1)).view(np.int64)).to(images.device)
+    total = (images.flatten(1).long() * factors).sum(1)  # modulo 2^64
+    return ((total ^ (total >> 32)) * -0x61C8864680B583EB >> 33) & 0x7FFFFFFF
+
+# %% ../nbs/06_tasks.ipynb #6064aadd
+class random_labels(Task):
+    """Random labels: the class of an image is a hash of its pixels, before augmentation (as in RLNAS: Zhang et al., 2021).
+
+    A control: whoever learns it has learnt the images by heart. Its accuracy on test images is that of guessing; judge it by its training loss.
+    """
+
+    name = "rnd"
+    trained_as = "cls"
+    control = True
+    fixed_images = True
+    judged_by_loss = True
+
+    def __init__(self, num_classes: int = 10, style: str | Style = "cifar"):
+        super().__init__(style)
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: must be at least 2; pass the number of classes to draw from")
+        self.num_outputs = num_classes
+
+    def batch(self, images, labels, train, generator):
+        """Inputs (N, 3, H, W), and hashes of the `images` modulo the number of classes as targets (N,); ignores labels."""
+        inputs = prepare(images, self.style, train, generator)
+        return inputs, pixel_hash(images) % self.num_outputs
+
+# %% ../nbs/06_tasks.ipynb #84e9c0c8
+@cache
+def pixel_order(height: int, width: int) -> Tensor:
+    """The permutation (int64, (H*W,)) of the pixels of an image in `shuffled_pixels`, always the same for a size."""
+    return torch.from_numpy(splitmix64(height * width, start=2**20).argsort())
+
+# %% ../nbs/06_tasks.ipynb #2f7331b1
+class shuffled_pixels(classification):
+    """Supervised classification of images whose pixels all lie in other places, by one permutation for all images.
+
+    A control: labels are left, but no spatial statistics. Images are augmented first, and shuffled last.
+    """
+
+    name = "shuf"
+    trained_as = "cls"
+    control = True
+
+    def batch(self, images, labels, train, generator):
+        """Inputs (N, 3, H, W) with shuffled pixels, and the `labels` as targets (N,). Raises ValueError without labels."""
+        inputs, targets = super().batch(images, labels, train, generator)
+        order = pixel_order(*inputs.shape[2:]).to(inputs.device)
+        return inputs.flatten(2).index_select(2, order).view(inputs.shape), targets
+
 # %% ../nbs/06_tasks.ipynb #0e2b79c2
 _FACTORIES: dict[str, Callable[..., Task]] = {
-    "cls": classification, "rot": rotation, "col": colorization, "jig": jigsaw, "seg": segmentation}
+    "cls": classification, "rot": rotation, "col": colorization, "jig": jigsaw, "seg": segmentation,
+    "rnd": random_labels, "shuf": shuffled_pixels}
 
 # %% ../nbs/06_tasks.ipynb #908c89df
 def names() -> list[str]:
     """The names of all registered tasks."""
     return list(_FACTORIES)
+
+# %% ../nbs/06_tasks.ipynb #d0ec9256
+def factory_of(name: str) -> Callable[..., Task]:
+    """What makes the task of that name. Raises ValueError for an unknown name."""
+    if name not in _FACTORIES:
+        raise ValueError(f"name={name!r}: must be one of {', '.join(_FACTORIES)}; tasks.register adds others")
+    return _FACTORIES[name]
+
+# %% ../nbs/06_tasks.ipynb #125ea6c0
+def labels_of(name: str) -> bool | str:
+    """Which labels the task of that name sees: none (False), one an image (True), or "maps". Raises ValueError for an unknown name."""
+    factory = factory_of(name)
+    return "maps" if getattr(factory, "needs_maps", False) else bool(getattr(factory, "needs_labels", False))
 
 # %% ../nbs/06_tasks.ipynb #7f107840
 def _origin(factory: Callable) -> tuple:
@@ -832,6 +917,4 @@ def register(name: str, factory: Callable[..., Task]) -> None:
 # %% ../nbs/06_tasks.ipynb #06d29194
 def get(name: str, style: str | Style = "cifar", **options) -> Task:
     """The task of that name; `options` are its own, such as `num_classes` or `grid`. Raises ValueError for an unknown name."""
-    if name not in _FACTORIES:
-        raise ValueError(f"name={name!r}: must be one of {', '.join(_FACTORIES)}; tasks.register adds others")
-    return _FACTORIES[name](style=style, **options)
+    return factory_of(name)(style=style, **options)
