@@ -20,7 +20,7 @@ study: $(ready)
 # Two workers of one thread each: on two cores more threads only get in each other's way.
 test: export OMP_NUM_THREADS = 1
 test: $(ready)
-	$(bin)/nbdev_test --n_workers 2 --timing --file_re '^([0-9]|index|tutorial)'
+	$(bin)/nbdev_test --n_workers 2 --timing --file_re '^([0-9]|index|protocol|tutorial)'
 	$(bin)/pytest tests/ -n 2
 
 docs: $(ready)

@@ -192,6 +192,210 @@ def test_shrink_folder(tmp_path):
     assert len(data.load("imagenet", root=tmp_path / "small", image_size=16)) == 6
 
 
+# ---- test crops lie at whole pixels
+
+@pytest.mark.parametrize("crop", list(data.SHORT_SIDE))
+def test_centre_offsets_are_the_larger_half_of_the_room_in_whole_pixels(crop):
+    for size in (8, 16, 20, 31, 48, 96, 224, 321):
+        short = max(size, round(size * data.SHORT_SIDE[crop]))
+        for narrow in range(5, 500, 3):
+            for wide in (narrow, narrow + 1, narrow + 17, 4 * narrow // 3, 2 * narrow):
+                room = [short - size, wide * short // narrow - size]   # in integers: no rounding can take a pixel away
+                left, top, right, bottom = data.window_box(wide, narrow, size, data.SHORT_SIDE[crop])
+                expected = [-(-part // 2) for part in room]
+                assert np.allclose([top * short / narrow, left * short / narrow], expected, rtol=0, atol=1e-6), (wide, narrow, size)
+                assert data.window_box(narrow, wide, size, data.SHORT_SIDE[crop]) == (top, left, bottom, right)
+
+
+def test_random_offsets_reach_both_ends_of_the_room():
+    for wide, narrow, size, enlarged in ((50, 32, 20, 32 / 20), (41, 23, 8, 512 / 321), (92, 92, 8, 512 / 321), (23, 23, 22, 23 / 22)):
+        short, random = max(size, round(size * enlarged)), data.generator(0)
+        boxes = np.array([data.window_box(wide, narrow, size, enlarged, random) for _ in range(2000)]) * short / narrow
+        assert np.allclose(boxes, boxes.round(), rtol=0, atol=1e-6)
+        for side, offsets in ((wide, boxes[:, 0]), (narrow, boxes[:, 1])):
+            assert set(offsets.round().astype(int).tolist()) == set(range(side * short // narrow - size + 1))
+
+
+@pytest.mark.parametrize("crop", list(data.SHORT_SIDE))
+@pytest.mark.parametrize("size", [20, 33])
+def test_a_test_crop_is_cut_from_the_resized_image_to_the_bit(tmp_path, crop, size):
+    short = round(size * data.SHORT_SIDE[crop])
+    shapes = [(short, short), (short + 4, short), (short + 5, short), (short, short + 8), (2 * short + 14, 2 * short)]   # the last is halved
+    for number, shape in enumerate(shapes): photo(*shape, seed=number).save(tmp_path / f"{number}.png")
+    [(images, _)] = batches(data.FolderImages("imagefolder", "test", tmp_path, [(f"{number}.png", "") for number in range(5)], image_size=size, crop=crop), 5)
+    for number, (width, height) in enumerate(shapes):
+        if number == 4: width, height = width // 2, height // 2
+        left, top = -(-(width - size) // 2), -(-(height - size) // 2)
+        resized = photo(*shapes[number], seed=number).resize((width, height), Image.Resampling.BILINEAR)
+        assert np.array_equal(images[number].permute(1, 2, 0), np.asarray(resized.crop((left, top, left + size, top + size))))
+
+
+# ---- contents of files
+
+def rewrite(path, image):
+    "Another image in the same file: of the same size, and, as far as a program can say so, at the same time."
+    before = path.stat()
+    with open(path, "r+b") as file: image.save(file, {".tif": "tiff"}.get(path.suffix, path.suffix[1:]), **({"compress_level": 0} if path.suffix == ".png" else {}))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+
+
+@pytest.fixture(params=["what was read is remembered", "nothing is remembered yet"])
+def settled(request, monkeypatch):
+    "Whether files count as long unchanged."
+    monkeypatch.setattr(data, "SETTLED", -10**15 if request.param.startswith("what") else 10**15)
+
+
+def plain_folder(root, suffix, shift=0):
+    for kind in ("apple", "pear"):
+        (root / kind).mkdir(parents=True)
+        for number in range(3): photo(seed=number + shift).save(root / kind / f"{number}{suffix}")
+    return root
+
+
+def fingerprint_of(root): return data.load("imagefolder", root=root, image_size=16).fingerprint
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".ppm"])
+def test_contents_decide_the_fingerprint_of_a_folder(tmp_path, suffix, settled):
+    root, other = plain_folder(tmp_path / "a", suffix), plain_folder(tmp_path / "b", suffix, shift=1)
+    sizes = [[(path, os.path.getsize(folder / path)) for path, _ in data.list_images(folder)] for folder in (root, other)]
+    assert sizes[0] == sizes[1] and len(sizes[0]) == 6 and fingerprint_of(root) != fingerprint_of(other)
+    before = fingerprint_of(root)
+    assert before == fingerprint_of(root)
+    for kind in ("apple", "pear"):   # one of them is held out for testing
+        kept = (root / kind / f"1{suffix}").read_bytes()
+        rewrite(root / kind / f"1{suffix}", photo(seed=9))
+    after = fingerprint_of(root)
+    assert after != before == fingerprint_of(plain_folder(tmp_path / "c", suffix))
+    for kind in ("apple", "pear"): (root / kind / f"1{suffix}").write_bytes(kept)
+    assert fingerprint_of(root) == before
+
+
+def test_names_do_not_count_in_the_fingerprint_of_a_folder_but_the_order_does(tmp_path, settled):
+    root = plain_folder(tmp_path / "a", ".bmp")
+    before = fingerprint_of(root)
+    for old, new in (("0", "berlin"), ("1", "london"), ("2", "paris")): os.rename(root / "apple" / f"{old}.bmp", root / "apple" / f"{new}.bmp")
+    assert fingerprint_of(root) == before
+    os.rename(root, tmp_path / "elsewhere")
+    assert fingerprint_of(tmp_path / "elsewhere") == before
+    for kind in ("apple", "pear"):
+        folder = tmp_path / "elsewhere" / kind
+        first, *_, last = sorted(folder.iterdir())
+        os.rename(first, folder / "z.bmp"), os.rename(last, first)
+    assert fingerprint_of(tmp_path / "elsewhere") != before
+
+
+def readings(folder, **options):
+    "What `contents` finds, and the contents that it has read for that."
+    seen = []
+    def check(file):
+        seen.append(file.read())
+        return "ValueError: rotten" if seen[-1].startswith(b"rotten") else None
+    return *data.contents(folder, data.list_images(folder), check=check, **options), sorted(seen)
+
+
+def written(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items(): (folder / f"{name}.png").write_bytes(content)
+    return folder
+
+
+def digests(**files): return [(f"{name}.png", hashlib.sha256(content).hexdigest()) for name, content in files.items()]
+
+
+def test_an_unchanged_file_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    folder, files = tmp_path / "d", dict(a=b"1", b=b"2", c=b"3")
+    assert readings(written(folder, **files)) == (digests(**files), {}, [b"1", b"2", b"3"])
+    assert readings(folder) == (digests(**files), {}, [])
+    files["b"] = b"4"
+    written(folder, b=b"4")
+    assert readings(folder) == (digests(**files), {}, [b"4"])
+    os.utime(folder / "c.png", (1, 1))   # touched: its contents are looked at again
+    assert readings(folder) == (digests(**files), {}, [b"3"])
+    (folder / "a.png").unlink()
+    del files["a"]
+    files["d"] = b"5"
+    written(folder, d=b"5")
+    assert readings(folder) == (digests(**files), {}, [b"5"])
+    assert readings(folder) == (digests(**files), {}, [])
+    assert readings(folder, cache=tmp_path / "other")[2] == sorted(files.values())
+
+
+def test_a_file_that_has_just_changed_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", 10**15)
+    folder = written(tmp_path / "d", a=b"1", b=b"2")
+    os.utime(folder / "a.png", (1, 1))   # this time can be set; that of the change of the entry cannot
+    for _ in range(2): assert readings(folder) == (digests(a=b"1", b=b"2"), {}, [b"1", b"2"])
+
+
+def test_hashes_that_end_with_zeros_survive_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    content = next(text for number in range(10**5) if hashlib.sha256(text := b"%d" % number).digest()[-1] == 0)
+    folder = written(tmp_path / "d", a=content, **{f"b{number}": b"x" for number in range(400)})   # some keys end with zeros, too
+    first, again = readings(folder), readings(folder)
+    assert len(first[2]) == 401 and first[0][0] == ("a.png", hashlib.sha256(content).hexdigest()) and again == (first[0], {}, [])
+
+
+def test_a_file_with_a_fault_is_reported_each_time_until_it_is_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    folder = written(tmp_path / "d", a=b"1", b=b"rotten", c=b"3")
+    for read in ([b"1", b"3", b"rotten"], [b"rotten"]): assert readings(folder) == (digests(a=b"1", c=b"3"), {"b.png": "ValueError: rotten"}, read)
+    written(folder, b=b"2")
+    assert readings(folder) == (digests(a=b"1", b=b"2", c=b"3"), {}, [b"2"]) and readings(folder)[2] == []
+
+
+def test_a_file_that_cannot_be_read_is_reported_and_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    folder = written(tmp_path / "d", a=b"1", b=b"2")
+    files = data.list_images(folder)
+    os.rename(folder / "b.png", folder / "away")
+    for _ in range(2):
+        found, wrong = data.contents(folder, files, check=lambda file: None)
+        assert found == digests(a=b"1") and list(wrong) == ["b.png"] and wrong["b.png"].startswith("FileNotFoundError: ")
+    os.rename(folder / "away", folder / "b.png")
+    assert data.contents(folder, files, check=lambda file: None) == (digests(a=b"1", b=b"2"), {})
+
+
+def test_what_was_read_without_a_check_is_checked_where_that_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    folder = written(tmp_path / "d", a=b"no picture")
+    assert data.contents(folder, data.list_images(folder), check=lambda file: None)[1] == {}
+    assert list(data.contents(folder, data.list_images(folder))[1]) == ["a.png"]
+
+
+def damages(whole):
+    yield from (b"", b"no archive", whole[::-1], whole + b"more")
+    for length in range(1, len(whole), 13):
+        yield whole[:length]   # cut off
+        yield whole[:length] + bytes(len(whole) - length)   # blocks that were never written
+    directory = whole.index(b"PK\1\2")
+    for place in (*range(0, directory, 23), *range(directory, directory + 54)):   # a bit has turned, in the contents or in what says where they are
+        yield whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:]
+
+
+def test_a_damaged_cache_of_contents_does_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    folder, expected = written(tmp_path / "d", a=b"1", b=b"2"), (digests(a=b"1", b=b"2"), {})
+    files = data.list_images(folder)
+    look = lambda: data.contents(folder, files, tmp_path / "cache", check=lambda file: None)
+    assert look() == expected
+    [cache] = (tmp_path / "cache").iterdir()
+    for damaged in damages(cache.read_bytes()):
+        cache.write_bytes(damaged)
+        assert look() == expected
+    assert look() == expected and readings(folder, cache=tmp_path / "cache")[2] == []   # it is whole again
+
+
+def test_a_cache_of_contents_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -10**15)
+    folder = written(tmp_path / "d", a=b"1")
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="UNNAS_CACHE"): assert readings(folder, cache=tmp_path / "file") == (digests(a=b"1"), {}, [b"1"])
+
+
 # ---- what datasets have in common
 
 @pytest.fixture(params=["tensor", "folder"])
@@ -347,6 +551,29 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     assert len(dataset) == 10
 
 
+def test_noise_is_the_same_each_time_and_has_no_labels():
+    load = lambda split="train", **options: data.load("noise", split, **options)
+    train, test, small = load(), load("test"), load(num_images=50)
+    assert (train.images.shape, test.images.shape) == ((2000, 3, 32, 32), (1000, 3, 32, 32)) and train.images.dtype == torch.uint8
+    assert torch.equal(train.images[:50], small.images) and torch.equal(load(num_images=3).images, small.images[:3]) and len(load("val", num_images=7)) == 7
+    assert small.fingerprint == load(num_images=50).fingerprint and torch.equal(load("val").images, test.images)
+    assert len({image.numpy().tobytes() for view in (train, test, load(seed=1)) for image in view.images}) == 5000
+    assert load(num_images=5, image_size=9).images.shape == (5, 3, 9, 9)
+    for attribute in ("labels", "num_classes", "classes"):
+        with pytest.raises(data.NoLabels): getattr(train, attribute)
+    assert next(train.batches(4, seed=0))[1] is None and train.crop is None
+
+
+def test_noise_has_no_statistics():
+    images = data.load("noise").images.double()
+    counts = images.long().flatten().bincount(minlength=256)
+    expected = images.numel() / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 255 + 4 * (2 * 255) ** .5   # chi squared
+    level, few = (images - images.mean()) / images.std(), 5 / images[:, 0, 1:].numel() ** .5
+    for one, other in ((level[:, 0], level[:, 1]), (level[..., 1:], level[..., :-1]), (level[:, :, 1:], level[:, :, :-1]), (level[1:], level[:-1])):
+        assert abs((one * other).mean()) < few   # channels, neighbours and images tell nothing about each other
+
+
 # ---- CIFAR-10
 
 def cifar_pickle(folder, name, seed, count=20):
@@ -380,6 +607,20 @@ def test_cifar_tree_layout(tmp_path, monkeypatch):
     assert len(data.load("cifar10")) == 21
     photo(33, 32).save(root / "test" / "ship" / "9.png")
     with pytest.raises(ValueError, match="not 32 x 32"): data.load("cifar10", "test")
+
+
+def test_a_cifar_tree_is_decoded_again_when_a_file_changes_in_place(tmp_path, settled):
+    root = tmp_path / "cifar10"
+    for kind in data.CIFAR_CLASSES:
+        (root / "train" / kind).mkdir(parents=True)
+        for number in range(2): photo(32, 32, seed=number).save(root / "train" / kind / f"{number}.png", compress_level=0)
+    before, again = data.load("cifar10", root=root), data.load("cifar10", root=root)
+    assert before.fingerprint == again.fingerprint
+    rewrite(root / "train" / "cat" / "1.png", photo(32, 32, seed=9))
+    after = data.load("cifar10", root=root)
+    changed = [position for position in range(20) if not torch.equal(before.images[position], after.images[position])]
+    assert changed == [7] and before.fingerprint != after.fingerprint and torch.equal(before.labels, after.labels)
+    assert np.array_equal(after.images[7].permute(1, 2, 0), photo(32, 32, seed=9))
 
 
 def test_cifar_without_files_or_network(tmp_path, monkeypatch):
@@ -582,6 +823,17 @@ def test_label_free_fingerprints_do_not_depend_on_maps(town):
     pixels, maps = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8)
     one, other = (data.TensorImages("x", "train", pixels, label_maps=each) for each in (maps, maps + 1))
     assert one.unlabelled().fingerprint == other.unlabelled().fingerprint and one.with_maps().fingerprint != other.with_maps().fingerprint
+
+
+def test_contents_of_maps_decide_the_fingerprint_with_maps_only(town, settled):
+    label = town / "gtFine" / "train" / "aachen" / "aachen_000001_000019_gtFine_labelTrainIds.png"
+    Image.new("L", (160, 96), 3).save(label, compress_level=0)
+    plain, mapped = streets(town), streets(town).with_maps()
+    rewrite(label, Image.new("L", (160, 96), 4))
+    assert streets(town).with_maps().fingerprint != mapped.fingerprint
+    assert streets(town).fingerprint == plain.fingerprint and streets(town).unlabelled().fingerprint == plain.unlabelled().fingerprint
+    rewrite(label, Image.new("L", (160, 96), 3))
+    assert streets(town).with_maps().fingerprint == mapped.fingerprint
 
 
 def test_whole_images_have_their_own_size(town):

@@ -1,4 +1,6 @@
 """Runs each notebook of the study through papermill, with the smallest parameters that make sense."""
+import hashlib
+import json
 import shutil
 
 import nbformat
@@ -28,10 +30,10 @@ LEAVES = {
     "fig1": {"fig1.png", "fig1.svg"},
     "fig2": {"fig2.png", "fig2.svg", "fig2.csv", "fig2_rho.csv"},
     "fig3": {"fig3.png", "fig3.svg", "fig3.csv", "fig3_rho.csv"},
-    "fig4": {"fig4.png", "fig4.svg", "fig4.csv", "fig4_rho.csv", "fig4_paper.png", "fig4_paper.svg"},
+    "fig4": {"fig4.png", "fig4.svg", "fig4.csv", "fig4_rho.csv", "fig4_seeds.csv", "fig4_paper.png", "fig4_paper.svg"},
     "fig5": {"fig5.png", "fig5.svg", "fig5.csv", "fig5_regret.csv", "fig5_paper.png", "fig5_paper.svg", "fig5_paper.csv"},
-    "groundtruth": {"groundtruth.png", "groundtruth.svg", "groundtruth.csv", "groundtruth_rho.csv"},
-    "pilot": {"pilot_fig2.png", "pilot_fig2.svg", "pilot_fig2.csv"},
+    "groundtruth": {"groundtruth.png", "groundtruth.svg", "groundtruth.csv", "groundtruth_rho.csv", "groundtruth_source.json"},
+    "pilot": {"pilot_fig2.png", "pilot_fig2.svg", "pilot_fig2.csv", "pilot_fig2_scores.csv"},
     "search": {"search_synthetic-objects_jig_0_pc2.json", "search_synthetic-objects_jig_0_pc2_curves.csv",
                *(f"search_synthetic-objects_jig_0_pc2_{name}.{kind}" for name in ("curves", "normal", "reduce", "forming", "cells")
                  for kind in ("png", "svg"))},
@@ -93,6 +95,8 @@ def test_ground_truth_is_that_of_the_table(home):
     for name in rho.index:
         assert rho.loc[name, "rho"] == pytest.approx(known[name].corr(known["truth"], "spearman"), abs=1e-12)
         assert rho.loc[name, "regret_1"] == pytest.approx(known["truth"].max() - known.loc[known[name].idxmax(), "truth"])
+    source = json.loads((figures / "groundtruth_source.json").read_text())
+    assert source == {"file": "table.csv.gz", "sha256": hashlib.sha256(table.read_bytes()).hexdigest(), "column": "accuracy", "scale": "smoke"}
     assert rho.loc["parameters", "gain"] == 0 and rho.loc["synflow", "cheaper"] > rho.loc["naswot", "cheaper"] > rho.loc["cls", "cheaper"] > 1000
 
 
@@ -101,3 +105,12 @@ def test_table_without_the_cells_is_refused_before_anything_long(home):
     with pytest.raises(papermill.PapermillExecutionError, match="has 0 of the 3 cells; a ranking needs at least 2"):
         execute(GROUNDTRUTH, home, table=str(home / "table.csv"), architectures=3, engine="serial", figures=str(home / "figures"))
     assert not list((home / "data/records").glob("*.json"))
+
+
+def test_protocol_notebook_runs_in_small(home):
+    """What takes minutes there too, which nbdev_test leaves out, with the frozen list and the former records."""
+    for name in ("protocol.json", "released"):
+        (home / "data" / name).symlink_to(study.ROOT / "data" / name)
+    executed = execute(study.ROOT / "nbs/protocol.ipynb", home, trials=1)
+    tables = [output["data"]["text/plain"] for cell in executed.cells for output in cell.get("outputs", []) if "data" in output]
+    assert sum("difference of 0.7 and 0.5" in table for table in tables) == 1

@@ -10,6 +10,8 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -26,7 +28,7 @@ FLOORS = {
     "spaces.darts": 3, "textbook": 3, "spaces.nasbench101": 3,
     "train": 4,
     "fused": 4, "zerocost": 4, "search": 5,
-    "study": 6,
+    "study": 6, "protocol": 7,
 }
 
 
@@ -151,3 +153,72 @@ def test_links_lead_somewhere(page):
 
 def test_scripts_can_be_run():
     assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+SHOWN = ROOT / "figures" / "former"
+
+
+def released(*patterns):
+    """All numbers of released tables, rounded to two decimals, as texts."""
+    tables = [pd.read_csv(path) for pattern in patterns for path in SHOWN.glob(pattern)]
+    assert tables, patterns
+    numbers = np.concatenate([table.select_dtypes("number").to_numpy(float).ravel() for table in tables])
+    return {f"{number:.2f}" for number in numbers[np.isfinite(numbers)]}
+
+
+PROSE = {"fig2": "fig2*", "fig3": "fig3*", "fig4": "fig4*", "fig5": "fig5*", "groundtruth": "groundtruth*", "pilot": "pilot*",
+         "cells": "[cs]*s.csv", "search": "search_cifar10_rot_0_curves*"}
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_numbers_in_prose_are_those_of_the_released_tables(name):
+    """Those with two decimals, in cells that speak of what is shown of scale former."""
+    cells = json.loads((ROOT / f"nbs/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    found = {number for text in texts if "scale `former`" in text or "figures/former" in text for number in re.findall(r"(?<![\w.])-?\d+\.\d\d(?![\d.])", text)}
+    assert found <= released(PROSE[name] if "csv" in PROSE[name] else f"{PROSE[name]}.csv")
+
+
+def test_the_table_of_the_readme_is_that_of_figure_2():
+    rows = re.findall(r"^\| (DARTS|NAS-Bench-101) \| (\w+) \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    table = pd.read_csv(SHOWN / "fig2_rho.csv").set_index(["space", "task"])
+    tasks, spaces = {"rotation": "rot", "colorization": "col", "jigsaw": "jig"}, {"DARTS": "darts", "NAS-Bench-101": "nasbench101"}
+    assert len(rows) == 6
+    for space, task, cells in rows:
+        row = table.loc[spaces[space], tasks[task]]
+        assert cells == (f"{row.rho:.2f} [{row.low:.2f}, {row.high:.2f}] | {row.rho_parameters:.2f} | "
+                         f"{row.partial:.2f} [{row.partial_low:.2f}, {row.partial_high:.2f}]")
+
+
+def test_what_the_prose_says_of_the_released_tables():
+    """Claims in words, each with the table that it rests on; where one fails, the prose is to be changed."""
+    rho = {name: pd.read_csv(SHOWN / f"{name}_rho.csv") for name in ("fig2", "fig3", "fig4", "groundtruth")}
+    pretext = rho["fig2"][rho["fig2"].task.isin(["rot", "col", "jig"])]
+    assert (pretext.low > 0).sum() == 5  # "all panels but one"
+    cells = pretext[pretext.space == "nasbench101"]
+    assert (cells.partial_low < 0).all() and (cells.rho_parameters >= cells.rho).all()  # "ranks as well as the tasks do or better"
+    color = pretext[(pretext.space == "darts") & (pretext.task == "col")].iloc[0]
+    assert color.rho > color.ceiling  # "above its own ceiling"
+    assert pretext[pretext.space == "darts"].better_half_self.max() < .1  # "hardly agrees with its other seed"
+    large = rho["fig3"][rho["fig3"].task.isin(["rot", "jig"])]
+    assert (large.low > 0).tolist() == [True, False, True, True]
+    assert (large[large.space == "nasbench101"].rho_parameters > large[large.space == "nasbench101"].rho).all()
+    assert (large[large.space == "nasbench101"].partial_low < 0).all()
+    proxies = rho["fig4"][rho["fig4"].task.isin(["rot", "col", "jig", "cls"])]
+    assert list(proxies[proxies.low <= 0][["space", "task"]].itertuples(index=False, name=None)) == [("darts", "jig")]
+    seeds = pd.read_csv(SHOWN / "fig4_seeds.csv").query("space == 'darts'")
+    assert seeds["seed 0"].rank().tolist() != seeds["seed 1"].rank().tolist()  # "another one with each seed of the target"
+    truth = rho["groundtruth"].set_index("score")
+    assert (truth.loc[["cls", "rot", "col"], "low"] > 0).all() and abs(truth.loc["jig", "low"]) < .05  # "touches it"
+    assert not (truth[["partial_low", "gain_low"]] > 0).any(axis=None) and not truth[["regret_1", "regret_5", "regret_10"]].any(axis=None)
+    assert truth["cheaper"].min() > 20_000
+    scores = pd.read_csv(SHOWN / "pilot_fig2_scores.csv")
+    color = scores[(scores.task == "col") & (scores.score == "sum_loss")]
+    assert (color.seeds >= .94).all() and (color.seeds_more_low > 0).all()  # "agree almost perfectly"
+    with_labels = pd.concat([scores, pd.read_csv(SHOWN / "pilot_fig3_scores.csv")]).dropna(subset="rho")
+    assert (with_labels.rho_more > 0).mean() > .5 and ((with_labels.rho_more_low < 0) & (with_labels.rho_more_high > 0)).all()
+    pilot = pd.read_csv(SHOWN / "pilot_fig2.csv").set_index(["space", "task", "size"])
+    cheap = pilot.loc["nasbench101", "cls", "sixteenth"]
+    assert cheap.rho > .8 and cheap.rho_first < .3 and pilot.loc["darts", "rot", "sixteenth"].rho_first < .2
+    groups = pd.read_csv(SHOWN / "cells_groups.csv").set_index("pairs_of")["similarity"]
+    assert abs(groups["found here: same images, other task"] - groups["untrained searches"]) < .02

@@ -1,12 +1,16 @@
 "The study: interruptions by force, dying workers, tasks and spaces of the user's own, and what bad input gets."
 import json
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 import textwrap
+import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +21,8 @@ from unnas import data, study, tasks, train
 from unnas.spaces import darts
 from unnas.study import Data, Spec
 from unnas.train import Recipe
+
+RELEASED = Path(__file__).parents[1]/'data'/'released'
 
 
 def specs(count=2, task='rot', **change):
@@ -335,3 +341,235 @@ def test_throughput_times_training_on_images_of_the_right_kind():
     assert speeds.tflops.tolist() == pytest.approx((6e-12 * speeds.multiply_adds * speeds.images_per_second).tolist())  # forward and twice as much backward
     with pytest.raises(ValueError, match='steps=0'): study.throughput(wanted, steps=0)
     with pytest.raises(ValueError, match='searches'): study.throughput(study.searches('smoke')[:1])
+
+
+# ---- records that were released, and grids that are known by them
+
+def released(name): return [json.loads(line) for line in (RELEASED/f'{name}.jsonl').read_text().splitlines()]
+
+
+def test_released_records_are_of_the_specs_that_they_name():
+    files = sorted(RELEASED.glob('*.jsonl'))
+    assert {'former-fig2', 'former-fig3', 'former-pilot', 'former-search', 'former-streets'} <= {file.stem for file in files}
+    known = study.Store(RELEASED.parent/'records', released=RELEASED).released_records()
+    for file in files:
+        records = released(file.stem)
+        assert len({record['id'] for record in records}) == len(records) > 0
+        for record in records:
+            kind = study.SearchSpec if record['spec'].get('kind') == 'search' else Spec
+            spec = kind.from_dict(record['spec'])
+            assert spec.id == record['id'] in known and json.loads(json.dumps(spec.to_dict())) == record['spec'], record['id']
+
+
+@pytest.fixture
+def without_images(tmp_path, monkeypatch):
+    "A store with the released records, where no images are at hand."
+    monkeypatch.delenv('UNNAS_DATA', raising=False)
+    study.load.cache_clear()
+    return study.Store(tmp_path/'records', released=RELEASED)
+
+
+@pytest.mark.parametrize('figure, count', [('fig2', 256), ('fig3', 192)])
+def test_a_former_grid_is_the_released_former_records(figure, count, without_images):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        wanted = study.specs_of(study.grid(figure, 'former'), store=without_images)
+        runs = study.collect(wanted, store=without_images)
+    assert len(wanted) == count and {spec.id for spec in wanted} == {record['id'] for record in released(f'former-{figure}')}
+    assert not any(('normalize', True) in spec.options for spec in wanted) and {spec.recipe.precision for spec in wanted} == {'auto'}
+    assert list(runs.id) == [spec.id for spec in wanted] and set(runs.status) <= {'done', 'diverged'} and runs.loss.notna().any()
+
+
+def test_former_searches_and_tables_are_the_released_former_records(without_images):
+    wanted = study.searches('former', datasets=['cifar10'], seeds=1, store=without_images)
+    assert len(wanted) == 4 and {spec.id for spec in wanted} == {record['id'] for record in released('former-search')}
+    streets = {record['id']: record for record in released('former-streets')}
+    searched = [record for record in streets.values() if record['spec'].get('kind') == 'search']
+    tasks_of = [record['spec']['task'] for record in searched]
+    assert {spec.id for spec in study.searches('former', datasets=['cityscapes'], tasks=tasks_of, store=without_images)} == {record['id'] for record in searched}
+    evaluation = study.evaluation('table2', 'former')
+    trained = [Spec.from_dict(record['spec']) for record in streets.values() if record['spec'].get('kind') != 'search']
+    assert len(trained) == 2 and all((spec.recipe, spec.options, spec.depth, replace(spec.data, fingerprint='')) ==
+                                     (evaluation.recipe, evaluation.options, evaluation.depth, evaluation.data) for spec in trained)
+
+
+def test_former_records_are_asked_for_by_name(tmp_path, without_images):
+    (tmp_path/'some').mkdir()
+    for name in ('former-fig2', 'former-fig3'): (tmp_path/'some'/f'{name}.jsonl').write_bytes((RELEASED/f'{name}.jsonl').read_bytes())
+    kept = study.Store(tmp_path/'records', released=tmp_path/'some')
+    assert len(kept.released_records()) == len(kept.released_records(True)) == 448 and len(kept.released_records(False)) == 0
+    for figure in ('fig2', 'fig3'):
+        with pytest.raises(FileNotFoundError): study.specs_of(study.grid(figure, 'laptop'), store=kept)
+        with pytest.raises(FileNotFoundError, match='no former records with these numbers of images; choose the scale laptop'):
+            study.specs_of(study.shorter(study.grid(figure, 'former'), .5, 1), store=kept)
+
+
+def test_recipes_of_the_study_name_their_precision():
+    for scales in (*study.GRIDS.values(), *study.EVALUATIONS.values(), study.SEARCHES):
+        for scale, of in scales.items():
+            recipes = [s.recipe for s in of.settings.values()] if hasattr(of, 'settings') else [of.recipe]
+            assert {recipe.precision for recipe in recipes} == {{'former': 'auto', 'paper': 'bf16'}.get(scale, 'float32')}, (of.description, scale)
+
+
+def test_an_option_of_a_task_belongs_to_the_identity_and_its_absence_does_not():
+    old = specs(1, 'jig')[0]
+    new = replace(old, options=study.NORMALIZED)
+    assert 'options' not in old.to_dict() and new.to_dict() == old.to_dict() | {'options': {'normalize': True}} and old.id != new.id
+    for spec in (old, new): assert Spec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    known = released('former-fig2')
+    jigsaw = next(record for record in known if record['spec']['task'] == 'jig')
+    assert 'options' not in jigsaw['spec'] and Spec.from_dict(jigsaw['spec']).options == ()
+    for figure in ('fig2', 'fig3'):
+        grid, style = study.grid(figure, 'laptop'), {'fig2': 'cifar', 'fig3': 'imagenet'}[figure]
+        made = [tasks.get(task, style=s.style, **dict(s.options)) for (_, task), s in grid.settings.items() if task == 'jig']
+        assert [task.normalize for task in made] == [True, True] and {s.style for s in grid.settings.values()} == {style}
+
+
+# ---- scores, and what records say
+
+def made(spec, *, status='done', best=50., final=49., loss=(2.3, 1.5), constant=10., untrained=None, **provenance):
+    "A record of `spec` as if it had been trained."
+    result = dict(best=best, final=final, score=[final], loss=list(loss))
+    return dict(schema=study.SCHEMA, id=spec.id, spec=spec.to_dict(), status=status, result=result, chance=25., parameters=1000, multiply_adds=10_000, seconds=1.,
+                constant=constant, untrained=untrained, provenance=dict(unnas='0', commit='', changed=False, torch='2', device='x', date='2026-01-01T00:00:00+00:00') | provenance)
+
+
+def test_losses_are_scores_with_their_sign_turned(tmp_path):
+    kept, (first, second) = store(tmp_path), specs(2)
+    broken = replace(first, data=Data('imagefolder', 16, labels=False))
+    kept.put(made(first, untrained=dict(naswot=3.5, synflow=None)))
+    kept.put(made(second, status='diverged', best=None, final=None, loss=[2.3, None], constant=None))
+    with pytest.warns(UserWarning, match='1 of 3 runs failed'): runs = study.collect([second, broken, first], store=kept)
+    assert set(study.SCORES) == {'best', 'final', 'loss', 'sum_loss'} and list(runs.status) == ['diverged', 'failed', 'done']
+    assert runs.loc[:1, list(study.SCORES)].isna().all(axis=None) and runs.loc[:1, ['constant', 'naswot']].isna().all(axis=None)
+    done = runs.iloc[2]
+    assert (done.best, done.final, done.loss, done.constant, done.naswot) == (50, 49, -1.5, 10, 3.5) and done.sum_loss == pytest.approx(-3.8) and math.isnan(done.synflow)
+    kept.put(made(second, status='diverged', best=31., final=None, loss=[2.3, 2.2, None]))  # it was better once, but has no learning curve
+    runs = study.collect([second], store=kept)
+    assert runs.best[0] == 31 and runs[['final', 'loss', 'sum_loss']].isna().all(axis=None)
+
+
+def judged_runs():
+    rows = [('cls', 91., 90., -.3, -3.), ('rot', 71., 70., -.5, -5.), ('rnd', 11., 10., -1.5, -15.), ('shuf', 41., 40., -1.2, -12.)]
+    return pd.DataFrame(rows, columns=['task', 'best', 'final', 'loss', 'sum_loss'], index=[7, 3, 5, 1])
+
+
+@pytest.mark.parametrize('score, reference, expected', [
+    ('best', 'cls', [91, 71, -1.5, 41]), ('final', 'cls', [90, 70, -1.5, 40]), ('loss', 'cls', [91, -.5, -1.5, -1.2]), ('sum_loss', 'cls', [91, -5, -15, -12]),
+    ('sum_loss', 'rot', [-3, 71, -15, -12]), ('sum_loss', None, [-3, -5, -15, -12]), ('best', None, [91, 71, -1.5, 41])])
+def test_what_runs_are_judged_by(score, reference, expected):
+    runs = judged_runs()
+    assert study.judged(runs, score, reference).to_dict() == dict(zip([7, 3, 5, 1], expected))
+
+
+def test_runs_of_two_tables_may_be_judged_together():
+    runs = judged_runs()
+    assert list(study.judged(pd.concat([runs, runs.assign(best=runs.best + 1)]), 'best')) == [91, 71, -1.5, 41, 92, 72, -1.5, 42]  # the same numbers of rows
+
+
+def test_the_reference_is_judged_by_its_accuracy_unless_told_otherwise():
+    assert list(study.judged(judged_runs(), 'sum_loss')) == [91, -5, -15, -12]
+    with pytest.raises(ValueError, match="score='accuracy': unknown; choose one of best, final, loss, sum_loss"): study.judged(judged_runs(), 'accuracy')
+
+
+def test_records_say_what_a_constant_answer_scores_and_how_they_were_made():
+    supervised, pretext = (study.run(replace(spec, recipe=replace(spec.recipe, epochs=1))) for spec in (specs(1, 'cls')[0], specs(1)[0]))
+    for record in (supervised, pretext):
+        assert record['constant'] == study.constant_score(Spec.from_dict(record['spec'])) and record['constant'] >= record['chance'] - 1e-9
+        assert {name: record['provenance'][name] for name in study.OPEN} == train.circumstances('auto')
+    assert supervised['untrained'].keys() == {'naswot', 'synflow'} and all(map(math.isfinite, supervised['untrained'].values()))
+    assert pretext['untrained'] is None and study.run(specs(1, 'rnd')[0])['untrained'] is None
+    labels = study.load(specs(1, 'cls')[0].data)[1].labels
+    assert supervised['constant'] == pytest.approx(100*max(labels.bincount()).item()/len(labels))
+
+
+def test_scoring_the_untrained_network_does_not_change_its_training():
+    spec = specs(1, 'cls')[0]
+    train_data, test_data, _ = study.load(spec.data)
+    task, record = tasks.get('cls', num_classes=10), study.run(spec)
+    torch.manual_seed(train.derive_seed(spec.seed, 'weights'))
+    network = darts.build(spec.architecture, task, stem=spec.stem, width=spec.width, depth=spec.depth)
+    history = train.fit(network, task, train_data, test_data, spec.recipe, seed=spec.seed)
+    assert record['result']['loss'] == history.loss and record['result']['score'] == history.score
+
+
+@pytest.mark.parametrize('ways, words', [
+    ([{}, dict(precision='float32', processes=1, cuda_graphs=False)], None),  # records made before do not say it
+    ([dict(precision='bf16'), dict(precision='bf16')], None),
+    ([dict(precision='bf16'), dict(precision='float32')], '1 with precision=bf16.*1 with precision=float32|1 with precision=float32.*1 with precision=bf16'),
+    ([{}, dict(precision='float32', processes=2, cuda_graphs=False)], 'processes=2'),
+    ([dict(precision='bf16', cuda_graphs=True), dict(precision='bf16', cuda_graphs=False)], 'cuda_graphs=True')])
+def test_a_table_of_records_that_were_made_in_different_ways_warns(tmp_path, ways, words):
+    kept, wanted = store(tmp_path), specs(2)
+    for spec, way in zip(wanted, ways): kept.put(made(spec, **way))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        assert len(study.collect(wanted, store=kept)) == 2
+    told = [str(warning.message) for warning in seen]
+    if words is None: assert told == []
+    else:
+        with pytest.warns(UserWarning, match=words): study.collect(wanted, store=kept)
+        assert len(told) == 1 and 'not made in the same way' in told[0]
+
+
+def test_released_files_appear_whole_or_not_at_all(tmp_path):
+    kept, wanted = store(tmp_path), specs(2)
+    for spec in wanted: kept.put(made(spec))
+    path = kept.release(wanted[:1], 'fig9')
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before)//2, limit[1]))  # no file may grow longer: as on a disk that is full
+    try:
+        with pytest.raises(OSError): kept.release(wanted, 'fig9')
+        with pytest.raises(OSError): kept.release(wanted, 'fig10')
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before and [file.name for file in kept.released.glob('*.jsonl')] == ['fig9.jsonl'] and set(kept.released_records()) == {wanted[0].id}
+    assert [json.loads(line)['id'] for line in kept.release(wanted[::-1], 'fig9').read_text().splitlines()] == [spec.id for spec in wanted[::-1]]
+    assert set(kept.released_records()) == {spec.id for spec in wanted}
+
+
+# ---- tasks that a grid does not know
+
+@pytest.fixture
+def registry(monkeypatch): monkeypatch.setattr(tasks, '_FACTORIES', dict(tasks._FACTORIES))
+
+
+def test_a_task_takes_the_recipe_of_the_one_that_it_names(registry):
+    for name, like in (('quick', 'cls'), ('usual', 'rot'), ('coloured', 'col'), ('odd', 'nobody')):
+        tasks.register(name, type(name, (tasks.rotation,), dict(name=name, trained_as=like)))
+    tasks.register('bare', lambda style='cifar': tasks.rotation(style))
+    grid, searches = study.grid('fig2', 'laptop'), study.SEARCHES['laptop']
+    for name, like in (('quick', 'cls'), ('usual', 'rot'), ('coloured', 'col'), ('odd', 'rot'), ('bare', 'rot'), ('shuf', 'cls')):
+        for space in ('darts', 'nasbench101'):
+            spec, model = (study.specs_of(grid, architectures=2, seeds=1, tasks=[task], spaces=[space], look=False)[0] for task in (name, like))
+            labels = name == 'shuf'
+            assert (spec.task, spec.recipe, spec.width, spec.data) == (name, model.recipe, model.width, replace(model.data, labels=labels))
+        searched = study.searches('laptop', datasets=['cifar10'], tasks=[name], seeds=1, look=False)[0]
+        assert searched.recipe == searches.settings['cifar10', like].recipe and searched.data.labels is labels
+    assert study.specs_of(grid, architectures=2, tasks=['rnd'], look=False)[0].recipe.epochs == 60  # the grid knows this one
+    jigsaw = type('pieces', (tasks.jigsaw,), dict(name='pieces', trained_as='jig'))
+    tasks.register('pieces', jigsaw)
+    assert study.specs_of(grid, architectures=2, tasks=['pieces'], look=False)[0].options == ()  # options are those of the task itself
+
+
+def test_controls_are_run_where_they_are_asked_for(registry):
+    tasks.register('null', type('null', (tasks.rotation,), dict(name='null', control=True)))
+    grid = study.grid('fig2', 'laptop')
+    assert grid.tasks == ['cls', 'rot', 'col', 'jig'] and ('darts', 'rnd') in grid.settings
+    assert {spec.task for spec in study.specs_of(grid, architectures=2, look=False)} == {'cls', 'rot', 'col', 'jig'}
+    asked = study.specs_of(grid, architectures=2, seeds=1, tasks=['cls', 'rnd', 'shuf', 'null'], look=False)
+    assert [spec.task for spec in asked[:4]] == ['cls', 'rnd', 'shuf', 'null'] and [spec.data.labels for spec in asked[:4]] == [True, False, True, False]
+
+
+def test_a_supervised_task_of_ones_own_is_told_the_number_of_classes(registry, tmp_path):
+    class Mirrored(tasks.classification):
+        "Classes of mirrored images."
+        name, trained_as = 'mirrored', 'cls'
+        def __init__(self, num_classes=3, style='cifar'): super().__init__(num_classes, style)
+        def batch(self, images, labels, train, generator): return super().batch(images.flip(3), labels, train, generator)
+    tasks.register('mirrored', Mirrored)
+    grid = study.shorter(study.grid('fig2', 'smoke'), images=.05, epochs=.2)
+    wanted = study.specs_of(grid, architectures=2, tasks=['mirrored', 'shuf'], spaces=['nasbench101'])
+    assert {(spec.task, spec.data.labels, spec.recipe.epochs, spec.recipe.batch_size) for spec in wanted} == {('mirrored', True, 1, 50), ('shuf', True, 1, 50)}
+    runs = study.collect(wanted, store=store(tmp_path))
+    assert list(runs.status) == ['done']*4 and set(runs.chance) == {10.} and runs.naswot.notna().all()  # ten classes in the images
+    assert study.gpu_hours(wanted[:1], flops_per_second=1e13, utilisation=.1).gpu_hours[0] > 0 and len(study.throughput(wanted[:1], steps=1)) == 1

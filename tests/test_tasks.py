@@ -1,6 +1,8 @@
 """The tasks, against slow versions that treat one image at a time in NumPy and scikit-image."""
 import itertools
 import time
+from contextlib import nullcontext
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -13,11 +15,17 @@ from torch import nn
 from unnas import data, kernels, tasks, train
 
 LABEL_FREE = ["rot", "col", "jig"]
+CONTROLS = ["rnd", "shuf"]
 STYLE_NAMES = ["cifar", "imagenet"]
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def options_of(name):
+    """What a task that sees labels must be told."""
+    return {"num_classes": 5} if tasks.labels_of(name) else {}
 
 
 def random_images(count, size, seed=0):
@@ -146,9 +154,9 @@ def test_fresh_tensors_are_like_those_of_pytorch(dtype):
     assert tasks.empty(2, 3, device=torch.device("meta")).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["cls", "seg", *LABEL_FREE])
+@pytest.mark.parametrize("name", ["cls", "seg", *LABEL_FREE, *CONTROLS])
 def test_the_images_of_the_caller_are_left_alone(name):
-    task = tasks.get(name, style="imagenet", **({"num_classes": 5} if name in ("cls", "seg") else {}))
+    task = tasks.get(name, style="imagenet", **options_of(name))
     images, labels = random_images(6, 18), random_maps(6, 18, 18, classes=5) if name == "seg" else torch.zeros(6)
     before = images.clone()
     for train in (True, False):
@@ -156,10 +164,10 @@ def test_the_images_of_the_caller_are_left_alone(name):
         assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE, *CONTROLS])
 def test_a_batch_may_be_empty(name):
     """The slice of one of many processes may be."""
-    task = tasks.get(name, **({"num_classes": 5} if name == "cls" else {}))
+    task = tasks.get(name, **options_of(name))
     inputs, targets = task.batch(random_images(0, 16), torch.zeros(0), True, seeded())
     some, _ = task.batch(random_images(2, 16), torch.zeros(2), True, seeded())
     assert inputs.shape == (0, *some.shape[1:]) and len(targets) == 0
@@ -296,15 +304,18 @@ def slow_jigsaw(image, grid, permutation, offsets):
 
 
 @pytest.mark.parametrize("grid, size", [(2, 32), (3, 32), (3, 45), (2, 15)])
-@pytest.mark.parametrize("style", STYLE_NAMES)
+@pytest.mark.parametrize("style, normalize", [("cifar", None), ("cifar", True), ("imagenet", None), ("imagenet", False)])
 @pytest.mark.parametrize("train", [True, False])
-def test_jigsaw_matches_the_definition(style, grid, size, train):
+@pytest.mark.parametrize("how", [nullcontext, kernels.plain])
+def test_jigsaw_matches_the_definition(style, normalize, grid, size, train, how):
     images = random_images(12, size)
-    inputs, targets = tasks.jigsaw(grid, style).batch(images, None, train, seeded(5))
+    with how():
+        inputs, targets = tasks.jigsaw(grid, style, normalize).batch(images, None, train, seeded(5))
+    coloured = style == "imagenet" if normalize is None else normalize
     draws = seeded(5)
     flipped = torch.rand(12, generator=draws) < 0.5 if train else torch.zeros(12, dtype=torch.bool)
     grays = torch.rand(12, generator=draws) < 0.3 if train else torch.zeros(12, dtype=torch.bool)
-    alpha = 0.1 * torch.randn(12, 3, generator=draws).double().numpy() if train and style == "imagenet" else np.zeros((12, 3))
+    alpha = 0.1 * torch.randn(12, 3, generator=draws).double().numpy() if train and coloured and style == "imagenet" else np.zeros((12, 3))
     number = {2: 24, 3: 1000}[grid]
     side = size // grid
     small = int(.76 * side)
@@ -315,10 +326,32 @@ def test_jigsaw_matches_the_definition(style, grid, size, train):
     for i, image in enumerate(hwc(images)):
         image = image[:, ::-1] if flipped[i] else image
         image = np.repeat(rgb2gray(image)[..., None], 3, 2) if grays[i] else image
-        if style == "imagenet":
+        if coloured:
             image = slow_prepare(image, style, alpha=alpha[i])
         for tile, expected in zip(inputs[i], slow_jigsaw(image, grid, tasks.permutations(grid)[labels[i]].tolist(), offsets[i])):
-            assert_same(tile, expected, 1e-4)
+            assert_same(tile, expected, 2e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("how", [nullcontext, kernels.plain])
+@pytest.mark.parametrize("style", STYLE_NAMES)
+def test_tiles_are_normalised_as_the_style_says_unless_told_otherwise(style, train, how):
+    images = random_images(12, 30)
+    with how():
+        default, off, on = (tasks.get("jig", style=style, **options).batch(images, None, train, seeded(5))[0]
+                            for options in ({}, {"normalize": False}, {"normalize": True}))
+    assert torch.equal(default, on if style == "imagenet" else off)
+    assert (on - off).abs().max() > 0.01
+
+
+def test_normalised_tiles_differ_in_their_colours_only():
+    """What is standardised as a whole keeps what one channel has less than the others."""
+    images = random_images(8, 32)
+    (off, targets), (on, same) = (tasks.jigsaw(normalize=flag).batch(images, None, False, seeded(5)) for flag in (False, True))
+    assert torch.equal(targets, same)
+    for channel in range(3):  # of a tile, one is the other times a factor, plus a constant
+        pixels = torch.stack([off[:, :, channel].flatten(2), on[:, :, channel].flatten(2)], 2).flatten(0, 1).double()
+        assert all(torch.corrcoef(both)[0, 1] > 1 - 1e-9 for both in pixels)
 
 
 def test_standardised_tiles_are_those_of_numpy():
@@ -464,9 +497,9 @@ def test_kernels_are_not_slower_than_the_plain_steps(name, threads):
 # ---------------------------------------------------------------- randomness and labels
 
 @pytest.mark.parametrize("style", STYLE_NAMES)
-@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE, *CONTROLS])
 def test_the_generator_decides_everything(name, style):
-    task = tasks.get(name, style=style, **({"num_classes": 5} if name == "cls" else {}))
+    task = tasks.get(name, style=style, **options_of(name))
     images, labels = random_images(16, 18), torch.arange(16) % 5
     first, again, other = (task.batch(images, labels, True, seeded(seed)) for seed in (7, 7, 8))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
@@ -475,9 +508,9 @@ def test_the_generator_decides_everything(name, style):
     assert torch.equal(task.batch(images, labels, True, seeded(7))[0], first[0])
 
 
-@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE, *CONTROLS])
 def test_mixed_precision_does_not_reach_the_images(name):
-    task = tasks.get(name, style="imagenet", **({"num_classes": 5} if name == "cls" else {}))
+    task = tasks.get(name, style="imagenet", **options_of(name))
     images, labels = random_images(4, 30), torch.zeros(4)
     exact = task.batch(images, labels, True, seeded())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -485,9 +518,9 @@ def test_mixed_precision_does_not_reach_the_images(name):
     assert torch.equal(mixed[0], exact[0]) and torch.equal(mixed[1], exact[1])
 
 
-@pytest.mark.parametrize("name", ["cls", *LABEL_FREE])
+@pytest.mark.parametrize("name", ["cls", *LABEL_FREE, *CONTROLS])
 def test_each_image_has_its_own_draws(name):
-    task = tasks.get(name, **({"num_classes": 5} if name == "cls" else {}))
+    task = tasks.get(name, **options_of(name))
     same = random_images(1, 32).expand(32, -1, -1, -1)
     inputs, _ = task.batch(same, torch.zeros(32), True, seeded())
     per_image = inputs.reshape(32, -1)
@@ -512,7 +545,7 @@ class Untouchable:
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("name", LABEL_FREE)
+@pytest.mark.parametrize("name", [*LABEL_FREE, "rnd"])
 def test_label_free_tasks_never_touch_labels(name, train):
     task, images = tasks.get(name), random_images(4, 32)
     assert task.needs_labels is False
@@ -761,6 +794,140 @@ def test_segmentation_learns_street_scenes(tmp_path):
     assert metric.compute() > 1.5 * constant.compute()
 
 
+# ---------------------------------------------------------------- controls
+
+def slow_splitmix64(index):
+    """The number at `index`, 1 and up, of SplitMix64 with seed 0."""
+    z = index * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def slow_hash(image):
+    """A sum of the levels times odd numbers; its halves are mixed, multiplied, and 31 bits are left."""
+    total = sum(level * (slow_splitmix64(k) | 1) for k, level in enumerate(image.flatten().tolist(), 1)) % 2**64
+    signed = total - 2**64 if total >= 2**63 else total
+    mixed = (signed ^ signed >> 32) * 0x9E3779B97F4A7C15 % 2**64
+    return mixed >> 33
+
+
+def chi_squared(counts, expected):
+    return (((counts - expected) ** 2) / expected).sum().item()
+
+
+def test_the_published_numbers_of_splitmix64():
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC, 0x1B39896A51A8749B]
+    assert tasks.splitmix64(5).tolist() == expected and tasks.splitmix64(2, start=3).tolist() == expected[3:]
+    assert tasks.splitmix64(5).dtype == np.uint64 and len(tasks.splitmix64(0)) == 0
+
+
+@pytest.mark.parametrize("start", [0, 1, 2**20])
+def test_splitmix64_is_that_of_whole_numbers(start):
+    assert tasks.splitmix64(500, start).tolist() == [slow_splitmix64(start + k) for k in range(1, 501)]
+
+
+def test_hashes_are_those_of_whole_numbers():
+    images = torch.cat([random_images(20, 9), torch.zeros(1, 3, 9, 9, dtype=torch.uint8), torch.full((1, 3, 9, 9), 255, dtype=torch.uint8)])
+    hashes = tasks.pixel_hash(images)
+    assert hashes.tolist() == [slow_hash(image) for image in images] and hashes.dtype == torch.int64
+    assert len(set(hashes.tolist())) == 22 and 0 <= hashes.min() and hashes.max() < 2**31
+
+
+def test_the_hash_of_an_image_does_not_depend_on_its_batch():
+    images, order = random_images(30, 12), torch.randperm(30, generator=seeded())
+    hashes = tasks.pixel_hash(images)
+    assert torch.equal(tasks.pixel_hash(images[order]), hashes[order]) and torch.equal(tasks.pixel_hash(images[7:8]), hashes[7:8])
+    assert torch.equal(tasks.pixel_hash(images.contiguous(memory_format=torch.channels_last)), hashes)
+    assert torch.equal(torch.cat([tasks.pixel_hash(part) for part in images.split(7)]), hashes)
+    assert torch.equal(tasks.pixel_hash(images[4:5].expand(3, -1, -1, -1)), hashes[4].expand(3))
+
+
+def test_each_pixel_of_an_image_decides_its_class():
+    """Images that hardly differ are as different as any."""
+    image = random_images(1, 8)
+    near = image.repeat(192, 1, 1, 1)
+    near.view(192, 192).diagonal().bitwise_xor_(1)  # each in another pixel, by one level
+    flat = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(256, 3, 8, 8)
+    for images in (near, flat):
+        hashes = tasks.pixel_hash(images)
+        assert len(set(hashes.tolist())) == len(images)
+        assert chi_squared((hashes % 10).bincount(minlength=10), len(images) / 10) < 30  # 9 degrees of freedom
+    assert not (tasks.pixel_hash(near) == tasks.pixel_hash(image)).any()
+
+
+def test_random_labels_stay_those_of_the_image():
+    task, images = tasks.random_labels(), random_images(40, 16)
+    _, classes = task.batch(images, None, False, None)
+    for epoch in range(3):  # another generator flips and crops the inputs in another way
+        inputs, targets = task.batch(images, None, True, seeded(epoch))
+        assert torch.equal(targets, classes) and torch.equal(inputs, tasks.prepare(images, task.style, True, seeded(epoch)))
+    order = torch.randperm(40, generator=seeded())
+    assert torch.equal(task.batch(images[order], None, True, seeded())[1], classes[order])
+    assert classes.tolist() == [slow_hash(image) % 10 for image in images] and classes.dtype == torch.int64
+    assert torch.equal(task.batch(images, torch.zeros(40), True, seeded())[1], classes)
+    assert torch.equal(tasks.random_labels(style="imagenet").batch(images, None, True, seeded())[1], classes)
+    assert set(tasks.random_labels(3).batch(images, None, True, seeded())[1].tolist()) == {0, 1, 2}
+
+
+def test_random_labels_are_uniform_and_tell_nothing_about_true_ones():
+    """Images whose colour is that of their class: whoever sees the class knows nothing of the target."""
+    labels = torch.arange(5000) % 10
+    images = (25 * labels[:, None, None, None] + random_images(5000, 8) % 8).to(torch.uint8)
+    _, targets = tasks.random_labels().batch(images, None, False, None)
+    table = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, targets), torch.ones(5000, dtype=torch.int64), accumulate=True)
+    assert chi_squared(table.sum(0), 500) < 30  # 9 degrees of freedom
+    assert chi_squared(table, 50) < 99 + 4 * (2 * 99) ** .5
+    best = table.max(1).values.sum() / 5000  # of all rules from class to target
+    assert best < 0.16 and tasks.random_labels().chance == 10
+
+
+def test_shuffled_pixels_moves_all_pixels_of_all_images_in_one_way():
+    task = tasks.shuffled_pixels(5)
+    levels = torch.arange(256, dtype=torch.uint8).reshape(16, 16).expand(1, 3, 16, 16)  # each level once, so that it tells the place
+    shuffled, _ = task.batch(levels, torch.zeros(1), False, None)
+    plain, _ = tasks.classification(5).batch(levels, torch.zeros(1), False, None)
+    order = (shuffled[0, 0].flatten()[:, None] == plain[0, 0].flatten()).long().argmax(1)  # where each pixel comes from
+    assert sorted(order.tolist()) == list(range(256)) and (order == torch.arange(256)).sum() < 8
+    images, labels = random_images(12, 16), torch.arange(12) % 5
+    for train, epoch in itertools.product((True, False), range(3)):
+        inputs, targets = task.batch(images, labels, train, seeded(epoch))
+        plain, answers = tasks.classification(5).batch(images, labels, train, seeded(epoch))  # augmented, and shuffled last
+        assert torch.equal(inputs.flatten(2), plain.flatten(2)[:, :, order]) and torch.equal(targets, answers)
+        assert torch.equal(inputs.flatten(2).sort(2).values, plain.flatten(2).sort(2).values) and inputs.shape == plain.shape
+    assert torch.equal(tasks.pixel_order(16, 16), order)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (20, 20), (7, 12)])
+def test_the_order_of_pixels_is_that_of_random_numbers(height, width):
+    numbers = [slow_splitmix64(2**20 + k) for k in range(1, height * width + 1)]
+    order = tasks.pixel_order(height, width)
+    assert order.tolist() == sorted(range(height * width), key=numbers.__getitem__) and order.dtype == torch.int64
+    rows, columns = np.divmod(order.numpy().reshape(height, width), width)
+    distances = np.hypot(np.diff(rows, axis=1), np.diff(columns, axis=1))
+    assert np.mean(distances < 1.5) < 0.1 and distances.mean() > 0.4 * np.hypot(height, width) / 1.5  # neighbours came from anywhere
+
+
+def test_shuffled_pixels_needs_its_labels():
+    assert tasks.shuffled_pixels(10).needs_labels is True and tasks.shuffled_pixels(7).num_outputs == 7
+    with pytest.raises(ValueError, match="labels=None: shuffled_pixels needs labels; pass a dataset that has them"):
+        tasks.shuffled_pixels(10).batch(random_images(2, 8), None, True, seeded())
+    with pytest.raises(ValueError, match="labels=None: classification needs labels"):
+        tasks.classification(10).batch(random_images(2, 8), None, True, seeded())
+    for task in (tasks.shuffled_pixels, tasks.random_labels):
+        with pytest.raises(ValueError, match="num_classes=1: must be at least 2"):
+            task(1)
+
+
+def test_what_the_study_needs_to_know():
+    known = {"cls": True, "rot": False, "col": False, "jig": False, "seg": "maps", "rnd": False, "shuf": True}
+    assert {name: tasks.labels_of(name) for name in known} == known and tasks.names()[:7] == list(known)
+    for attribute, names in (("control", CONTROLS), ("judged_by_loss", ["rnd"]), ("fixed_images", ["rnd"])):
+        assert [name for name in known if getattr(tasks.factory_of(name), attribute)] == names
+    assert [tasks.factory_of(name).trained_as for name in CONTROLS] == ["cls", "cls"] and tasks.Task.trained_as == "rot"
+    assert tasks.factory_of("rot") is tasks.rotation and all(tasks.get(name, **options_of(name)).name == name for name in CONTROLS)
+
+
 # ---------------------------------------------------------------- loss and score of the others
 
 def test_loss_and_score_by_hand():
@@ -871,6 +1038,16 @@ def test_a_name_means_one_task(registry):
     with pytest.raises(ValueError, match="rot.*already"):
         tasks.register("rot", define_dark())
     assert isinstance(tasks.get("rot"), tasks.rotation)
+
+
+def test_labels_of_tasks_of_ones_own(registry):
+    tasks.register("dark", define_dark())
+    tasks.register("few", partial(tasks.rotation))  # a factory that is no class says nothing about labels
+    tasks.register("many", type("Many", (tasks.classification,), {"name": "many"}))
+    assert [tasks.labels_of(name) for name in ("dark", "few", "many")] == [False, False, True]
+    for ask in (tasks.labels_of, tasks.factory_of):
+        with pytest.raises(ValueError, match="name='lite': must be one of cls, rot, .*many; tasks.register adds others"):
+            ask("lite")
 
 
 def test_clear_errors():

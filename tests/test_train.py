@@ -105,6 +105,26 @@ def test_a_batch_larger_than_the_data_and_a_task_without_its_labels_are_refused(
         train.fit(network(task), task, train_data, test_data, Recipe(epochs=1, batch_size=5, lr=.05))
 
 
+def test_a_task_that_knows_images_by_heart_refuses_images_that_are_cropped_anew(tmp_path):
+    for i in range(8): Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(tmp_path/f'{i}.png')
+    folder, task = data.load('imagefolder', root=tmp_path, image_size=16), tasks.random_labels()
+    streets = data.load('synthetic-streets', num_images=4, image_size=16, crop='scale')
+    for images in (folder, folder.unlabelled(), streets):
+        with pytest.raises(ValueError) as error: train.check_labels(task, images)
+        assert str(error.value) == (f"task='rnd': an image must be the same in each epoch, and those of {images.name} are cropped anew; "
+                                    'use a data set of images in memory, such as cifar10')
+    with pytest.raises(ValueError, match="task='rnd'.*imagefolder.*cropped anew"):
+        train.fit(network(task), task, folder, folder, Recipe(epochs=1, batch_size=4, lr=.05))
+    for images in (folder.whole(), streets.whole(), objects(10)[0], data.load('noise', num_images=10)): train.check_labels(task, images)
+    train.check_labels(tasks.rotation(), folder)
+
+
+def test_circumstances_are_what_a_recipe_leaves_open():
+    assert train.circumstances('float32') == dict(precision='float32', processes=1, cuda_graphs=False)
+    if not torch.cuda.is_available(): assert train.circumstances() == train.circumstances('float32')
+    assert train.circumstances('bf16')['precision'] == 'bf16' and train.circumstances('float32')['precision'] == 'float32'  # one run after the other
+
+
 def test_bf16_trains():
     "Precision belongs to a process, so this has one of its own."
     out = python(textwrap.dedent('''
@@ -139,12 +159,13 @@ def test_two_processes_hold_the_same_weights_and_count_each_test_image_once(tmp_
             for images, maps in scenes.batches(1):
                 inputs, targets = streets.batch(images, maps, False, None)
                 alone.update(seg(inputs), targets)
-        torch.save(dict(weights=[p.detach() for p in net.parameters()], loss=history.loss, score=history.score, iou=(both, alone.compute())),
+        torch.save(dict(weights=[p.detach() for p in net.parameters()], loss=history.loss, score=history.score, iou=(both, alone.compute()), how=train.circumstances('float32')),
                    f'{sys.argv[1]}/{acc.process_index}.pt')'''))
     python(str(script), str(tmp_path), launcher=['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'])
     first, second = (torch.load(tmp_path/f'{rank}.pt') for rank in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first['weights'], second['weights']))
     assert first['loss'] == second['loss'] and first['score'] == second['score']
+    assert first['how'] == second['how'] == dict(precision='float32', processes=2, cuda_graphs=False)
     assert first['score'][0] * 31 * 4 / 100 == pytest.approx(round(first['score'][0] * 31 * 4 / 100))  # a whole number of 124 answers
     assert first['iou'] == second['iou'] and first['iou'][0] == pytest.approx(first['iou'][1])  # one matrix over both, of odd many scenes
 

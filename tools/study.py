@@ -18,8 +18,9 @@ from tools.readme import ROOT, relink
 
 
 def notebooks(folder: Path = ROOT / "nbs") -> list[Path]:
-    """The notebooks of the study: those whose names are not numbered, `index`, `benchmark` or `tutorial_...`."""
-    names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(("index", "tutorial", "benchmark")))
+    """The notebooks of the study: those whose names are not numbered, `index`, `protocol`, `benchmark` or `tutorial_...`."""
+    others = ("index", "protocol", "tutorial", "benchmark")
+    names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(others))
     return sorted(names)
 
 

@@ -512,12 +512,13 @@ def points_beyond(points: pd.DataFrame, x_limits: tuple[float, float], y_limits:
 
 # %% ../nbs/03_plots.ipynb #f4e37b75
 def scatter_panels(pairs: pd.DataFrame, summary: pd.DataFrame, lines: pd.DataFrame, *, x_dataset: str, y_dataset: str,
-                   reference: str = "cls", published: Mapping[str, Mapping[str, float]] | None = None, title: str = "") -> Figure:
+                   reference: str = "cls", published: Mapping[str, Mapping[str, float]] | None = None, title: str = "",
+                   units: Mapping[str, str] | None = None) -> Figure:
     """Scores on each task against scores on the reference task: one row of panels for each space, one column for each task.
 
     `pairs` has the columns space, task, x, y, x_sd and y_sd (in %), one row for each architecture and task; `summary` and `lines` are the
     tables of `stats.summary` and `stats.huber_lines` for it. `published[space][task]` is a rho from the paper to print beside ours. `title`
-    stands above all panels. Raises ValueError if there is nothing to draw.
+    stands above all panels. `units[task]` says what is drawn of a task, by default its accuracy. Raises ValueError if there is nothing to draw.
     """
     if not len(pairs):
         raise ValueError("pairs: has no rows; pass at least one architecture")
@@ -533,9 +534,10 @@ def scatter_panels(pairs: pd.DataFrame, summary: pd.DataFrame, lines: pd.DataFra
             y_limits = robust_limits(points.loc[points["x"].notna(), "y"])
             text = correlation_text(results.iloc[0], points_beyond(points, x_limits, y_limits), (published or {}).get(space, {}).get(task))
             scatter_panel(ax, points, line, text, TASK_COLORS.get(task, "#4c72b0"))
-            ax.set(xlim=x_limits, ylim=(max(0, y_limits[0] - 0.3 * (y_limits[1] - y_limits[0])), y_limits[1]),  # room for the legend
+            floor = 0 if y_limits[0] >= 0 else -np.inf  # accuracies begin at 0, negated losses do not
+            ax.set(xlim=x_limits, ylim=(max(floor, y_limits[0] - 0.3 * (y_limits[1] - y_limits[0])), y_limits[1]),  # room for the legend
                    xlabel=f"{x_dataset} {TASK_TITLES.get(reference, reference).lower()} accuracy (%)",
-                   ylabel=f"{y_dataset} {TASK_TITLES.get(task, task).lower()} accuracy (%)")
+                   ylabel=f"{y_dataset} {TASK_TITLES.get(task, task).lower()} {(units or {}).get(task, 'accuracy (%)')}")
         row[0].annotate(SPACE_TITLES.get(space, space), (0, 0.5), xycoords="axes fraction", xytext=(-56, 0), textcoords="offset points",
                         rotation=90, ha="center", va="center", size=11, weight="bold")
     for ax, task in zip(axes[0], tasks):

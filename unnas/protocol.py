@@ -109,7 +109,7 @@ def file() -> Path:
     return study.home() / "data" / "protocol.json"
 
 # %% ../nbs/17_protocol.ipynb #492260e1
-RESULTS = "# Results"  # begins the cell of the protocol's notebook from which on its text is not part of what is frozen
+RESULTS = "## Results"  # begins the cell of the protocol's notebook from which on its text is not part of what is frozen
 
 # %% ../nbs/17_protocol.ipynb #0025bec6
 def text_hash(notebook: Path) -> str:
