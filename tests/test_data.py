@@ -353,16 +353,16 @@ def test_a_file_that_cannot_be_read_is_reported_and_tried_again(tmp_path, monkey
     files = data.list_images(folder)
     os.rename(folder / "b.png", folder / "away")
     for _ in range(2):
-        found, wrong = data.contents(folder, files, check=lambda file: None)
+        found, wrong = data.contents(folder, files, check=None)
         assert found == digests(a=b"1") and list(wrong) == ["b.png"] and wrong["b.png"].startswith("FileNotFoundError: ")
     os.rename(folder / "away", folder / "b.png")
-    assert data.contents(folder, files, check=lambda file: None) == (digests(a=b"1", b=b"2"), {})
+    assert data.contents(folder, files, check=None) == (digests(a=b"1", b=b"2"), {})
 
 
 def test_what_was_read_without_a_check_is_checked_where_that_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SETTLED", -10**15)
     folder = written(tmp_path / "d", a=b"no picture")
-    assert data.contents(folder, data.list_images(folder), check=lambda file: None)[1] == {}
+    assert data.contents(folder, data.list_images(folder), check=None)[1] == {}
     assert list(data.contents(folder, data.list_images(folder))[1]) == ["a.png"]
 
 

@@ -117,7 +117,7 @@ def edited(tmp_path, change):
 
 
 def results(cells):
-    return next(i for i, cell in enumerate(cells) if "".join(cell["source"]).startswith("# Results"))
+    return next(i for i, cell in enumerate(cells) if "".join(cell["source"]).startswith(protocol.RESULTS))
 
 
 def markdown(*source):
@@ -140,8 +140,8 @@ def test_results_may_be_added_to_the_protocol(tmp_path):
     lambda cells: cells.insert(results(cells), markdown("A hypothesis that comes late.")),
     lambda cells: cells.pop(2),
     lambda cells: cells.insert(3, cells.pop(2)),
-    lambda cells: cells.insert(2, markdown("## Results of before")),
-], ids=["appended", "a letter", "inserted", "left out", "moved", "another heading"])
+    lambda cells: cells.insert(2, markdown("Not yet.\n\n", protocol.RESULTS)),
+], ids=["appended", "a letter", "inserted", "left out", "moved", "no beginning of a cell"])
 def test_what_comes_before_the_results_is_frozen(tmp_path, change):
     assert edited(tmp_path, change) != edited(tmp_path, lambda cells: None)
 

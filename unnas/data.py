@@ -21,7 +21,6 @@ import pickle
 import tempfile
 import time
 import warnings
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -286,10 +285,10 @@ def window_box(width: int, height: int, image_size: int, enlarged: float, random
 
     Offsets are whole pixels of the resized image, in the centre the larger half of the room, as in the published code: half a pixel would blur the image.
     """
-    scale = max(image_size, round(image_size * enlarged)) / min(width, height)
-    room = [max(0, int(side * scale) - image_size) for side in (width, height)]
+    narrow, short = min(width, height), max(image_size, round(image_size * enlarged))
+    room = [side * short // narrow - image_size for side in (width, height)]
     left, top = ((r + 1) // 2 if random is None else random.integers(r, endpoint=True) for r in room)
-    return tuple(min(edge / scale, limit) for edge, limit in zip((left, top, left + image_size, top + image_size), (width, height) * 2))
+    return tuple(min(edge * narrow / short, limit) for edge, limit in zip((left, top, left + image_size, top + image_size), (width, height) * 2))
 
 # %% ../nbs/05_data.ipynb #b9bf3af8
 def scale_box(width: int, height: int, image_size: int, enlarged: float, random: np.random.Generator) -> tuple[float, ...]:
@@ -482,7 +481,7 @@ def read_cache(path: Path) -> dict[str, np.ndarray] | None:
     "The arrays in the `.npz` file at `path`; None where it is not there yet, or damaged."
     try:
         with np.load(path) as stored: return dict(stored)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile): return None
+    except Exception: return None   # a damaged archive may raise whatever it likes
 
 # %% ../nbs/05_data.ipynb #b40102b2
 def write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -515,18 +514,19 @@ def _key(name: str, stamp: str) -> bytes: return hashlib.blake2b(f"{name}\n{stam
 SETTLED = 2_000_000_000   # nanoseconds after which a further change of a file shows in its times, on every file system
 
 # %% ../nbs/05_data.ipynb #d2ecb63c
-def contents(folder: Path, files: list[tuple[str, str]], cache=None, check: Callable = problem) -> tuple[list[tuple[str, str]], dict[str, str]]:
+def contents(folder: Path, files: list[tuple[str, str]], cache=None, check: Callable | None = problem) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """The `files` of a folder, as `list_images` gives them, as (path, SHA-256 of the contents); and `{path: what is wrong}` for those in which `check` finds a fault.
 
-    A file that is as it was the last time is not read again, unless there was a fault in it, or it had been changed a moment before it was read.
+    A file that is as it was the last time is not read again, unless there was a fault in it, or it had been changed a moment before it was read. Files that are
+    read without a check (None) are only hashed.
     """
-    path = cache_folder(cache) / f"contents-{short_hash(str(folder.resolve()))}.npz"
-    stored = read_cache(path) or {"keys": np.zeros(0, "V16"), "digests": np.zeros(0, "V32")}
-    known, started = dict(zip(stored["keys"].tolist(), stored["digests"].tolist())), time.time_ns()
+    path = cache_folder(cache) / f"{'contents' if check else 'hashes'}-{short_hash(str(folder.resolve()))}.npz"
+    stored, started = read_cache(path) or {}, time.time_ns()
+    known = dict(zip(*(stored[name].tolist() for name in ("keys", "digests")))) if {"keys", "digests"} <= stored.keys() else {}
     def look(file):
         try: content = (folder / file[0]).read_bytes()
         except OSError as error: return b"", f"{type(error).__name__}: {error}"
-        return hashlib.sha256(content).digest(), check(io.BytesIO(content))
+        return hashlib.sha256(content).digest(), check(io.BytesIO(content)) if check else None
     new = [file for file in files if _key(*file) not in known]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         looked = list(tqdm(threads.map(look, new), f"reading {folder.name}", len(new), unit="file", delay=5))
@@ -619,7 +619,7 @@ def cifar_pickles(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def cifar_tree(root: Path, split: str, cache=None) -> tuple[np.ndarray, np.ndarray]:
     "Images uint8 `(N, 3, 32, 32)` and labels from a tree `split/<class>/*`; decoded again when the contents of a file change."
     folder = root / split
-    files, wrong = contents(folder, list_images(folder), cache, check=lambda _: None)
+    files, wrong = contents(folder, list_images(folder), cache, check=None)
     if wrong: raise ValueError(f"root={root}: {folder / next(iter(wrong))} cannot be read ({next(iter(wrong.values()))}); make it readable, or unpack the images again")
     def decode():
         unknown = sorted({path.split("/")[0] for path, _ in files} - set(CIFAR_CLASSES))
@@ -662,7 +662,7 @@ def find_maps(root: Path, folder: str, files: list[tuple[str, str]], cache=None)
             raise ValueError(f"root={root}: leftImg8bit/{folder}/{path} has no label map; add gtFine/{folder}/{names[0]} (or ..._labelIds.png), "
                              "or remove the image")
         wanted.append((found, there[found]))
-    maps, wrong = contents(base, wanted, cache, check=lambda _: None)
+    maps, wrong = contents(base, wanted, cache, check=None)
     if wrong: raise ValueError(f"root={root}: the label map {next(iter(wrong))} cannot be read ({next(iter(wrong.values()))}); make it readable, or remove it and its image")
     return [(f"gtFine/{folder}/{path}", digest) for path, digest in maps]
 

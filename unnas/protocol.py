@@ -129,7 +129,7 @@ def _name(d: study.Data) -> str:
 # %% ../nbs/17_protocol.ipynb #6e2d1a81
 def with_fingerprints(listed: Iterable[Tier], fingerprints: Mapping[str, str]) -> list[Tier]:
     "The tiers with the fingerprints of their images, as `fingerprints_at_hand` or a frozen version has them."
-    def known(spec): return replace(spec, data=replace(spec.data, fingerprint=fingerprints[_name(spec.data)]))
+    def known(spec): return replace(spec, data=replace(spec.data, fingerprint=fingerprints.get(_name(spec.data), "")))
     return [replace(tier, specs=tuple(map(known, tier.specs))) for tier in listed]
 
 # %% ../nbs/17_protocol.ipynb #b77b3c7f
@@ -161,8 +161,9 @@ def frozen() -> list[Tier]:
     """The tiers as they are frozen. Raises ValueError where this code would compute other runs than those."""
     version = read()[-1]
     known = with_fingerprints(tiers(version["widths"]), version["images"])
-    for tier, (title, ids) in zip(known, version["runs"].items(), strict=True):
-        if [spec.id for spec in tier.specs] != ids:
+    runs = {f"{tier.number}: {tier.title}": [spec.id for spec in tier.specs] for tier in known}
+    for title in [*version["runs"], *runs]:
+        if runs.get(title) != version["runs"].get(title):
             raise ValueError(f"protocol: tier {title!r} is not what version {version['version']} of {version['date']} has frozen; "
                              "compute it with the code of that date, or freeze a new version")
     return known

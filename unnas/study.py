@@ -360,11 +360,17 @@ def shown_table(name: str) -> pd.DataFrame:
     path = home()/'figures'/SHOWN/f'{name}.csv'
     return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
+# %% ../nbs/11_study.ipynb #e7149a14
+_RELEASED: dict[Path, tuple] = {}
+
 # %% ../nbs/11_study.ipynb #598a81c8
-@lru_cache(maxsize=64)
-def _released(file: Path, modified: float) -> dict[str, dict]:
-    records = (json.loads(line) for line in file.read_text().splitlines() if line)
-    return {record['id']: record for record in records}
+def _released(file: Path) -> dict[str, dict]:
+    "The records in a file by identity, read once for each state of it."
+    state = file.stat().st_mtime_ns, file.stat().st_size
+    if _RELEASED.get(file, (None,))[0] != state:
+        records = (json.loads(line) for line in file.read_text().splitlines() if line)
+        _RELEASED[file] = state, {record['id']: record for record in records}
+    return _RELEASED[file][1]
 
 # %% ../nbs/11_study.ipynb #e9e2fc6e
 class Store:
@@ -395,7 +401,7 @@ class Store:
     def released_records(self, former: bool | None = None) -> ChainMap[str, dict]:
         "All released records by identity; or only the former ones, in files named former-..., or only the others."
         files = [file for file in sorted(self.released.glob('*.jsonl')) if former in (None, file.name.startswith('former-'))]
-        return ChainMap(*(_released(file, file.stat().st_mtime) for file in files))
+        return ChainMap(*map(_released, files))
 
     def put(self, record: dict) -> None:
         "Write `record`, whole or not at all."
@@ -633,7 +639,7 @@ def judged(runs: pd.DataFrame, score: str, reference: str | None = 'cls') -> pd.
     check_name('score', score, SCORES)
     accuracy, loss = ('best', score) if score.endswith('loss') else (score, 'loss')
     columns = [accuracy if task == reference else loss if getattr(tasks.factory_of(task), 'judged_by_loss', False) else score for task in runs['task']]
-    return pd.Series([runs.at[index, column] for index, column in zip(runs.index, columns)], index=runs.index, dtype=float)
+    return pd.Series([runs[column].iloc[row] for row, column in enumerate(columns)], index=runs.index, dtype=float)
 
 # %% ../nbs/11_study.ipynb #4c21183b
 BASELINES = ('naswot', 'synflow', 'parameters', 'multiply_adds')

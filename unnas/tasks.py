@@ -826,7 +826,7 @@ def splitmix64(count: int, start: int = 0) -> np.ndarray:
 # %% ../nbs/06_tasks.ipynb #08a61afb
 def pixel_hash(images: Tensor) -> Tensor:
     """A number from 0 to 2^31 - 1 (int64, (N,)) for each of uint8 `images` (N, 3, H, W), which depends on all of its pixels."""
-    factors = torch.from_numpy((splitmix64(images[0].numel()) | np.uint64(1)).view(np.int64)).to(images.device)
+    factors = torch.from_numpy((splitmix64(images.shape[1:].numel()) | np.uint64(1)).view(np.int64)).to(images.device)
     total = (images.flatten(1).long() * factors).sum(1)  # modulo 2^64
     return ((total ^ (total >> 32)) * -0x61C8864680B583EB >> 33) & 0x7FFFFFFF
 
