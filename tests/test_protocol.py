@@ -313,3 +313,12 @@ def test_a_task_without_any_run_counts_as_not_confirmed():
         table = protocol.primary(rest, truth, **OPTIONS)
         assert np.isnan(table.value["H6"]) and np.isnan(table.p["H6"]) and table.p_holm["H6"] == 1 and table.n["H6"] == 0 and table.dropped["H6"] == 40
         assert table.p["H1":"H5"].equals(whole.p["H1":"H5"]) and table.p_holm["H1":"H5"].tolist() == pytest.approx(whole.p_holm["H1":"H5"].tolist())  # still of six
+
+
+def test_random_labels_are_guessed_at_chance():
+    """By the networks of the released runs, after their training: nothing can be learnt of the classes of other images."""
+    records = [json.loads(line) for line in (ROOT / "data/released/protocol-1.jsonl").read_text().splitlines()]
+    final = [record["result"]["final"] for record in records if record["spec"]["task"] == "rnd"]
+    assert len(final) >= 6 and abs(np.mean(final) - 10) < 3
+    loss = [record["result"]["loss"] for record in records if record["spec"]["task"] == "rnd"]
+    assert np.mean([of[-1] for of in loss]) < 2 < min(of[0] for of in loss)  # although the training images were learnt by heart, in part

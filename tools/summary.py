@@ -12,6 +12,7 @@ from pathlib import Path
 SCALES = {
     "paper": "The paper's datasets and hyper-parameters.",
     "laptop": "Small networks on small sets of real images, trained for a short time.",
+    "former": "The same, before the protocol: the 16 architectures of each space on which the sizes of trainings were tuned.",
     "smoke": "Tiny networks on embedded synthetic images: this shows that the study runs, not what it finds.",
 }
 LONGEST_TABLE = 40  # rows; a longer file is linked, not shown
