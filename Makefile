@@ -1,8 +1,11 @@
 # make study    run the study's notebooks at SCALE (smoke, laptop or paper) and write figures/index.html
-# make test     run every check: the notebooks, then the tests
+# make test     run the checks of each change: the notebooks, then the tests
+# make long     run the longest tests, which make test leaves out: half an hour or less
+# make check    run the quick tests, in some minutes on two cores
 # make docs     build the documentation in _docs/
 # make benchmark  measure this machine against a textbook implementation: figures/benchmark.csv
-# make export   write unnas/ and README.md from the notebooks in nbs/, and clean these
+# make export   format code, write unnas/ and README.md from the notebooks in nbs/, clean these,
+#               and name what has not the style of the project
 # make readme   write README.md alone
 # make clean    remove what the others made: the environment, the site, smoke figures
 # Each first makes an environment in .venv where there is none.
@@ -12,16 +15,22 @@ PYTHON ?= python3
 bin    := .venv/bin
 ready  := .venv/.ready
 
-.PHONY: study test docs benchmark export readme clean
+.PHONY: study test check long docs benchmark export readme clean
 
 study: $(ready)
 	@$(bin)/python -m tools.study $(SCALE)
 
 # Two workers of one thread each: on two cores more threads only get in each other's way.
-test: export OMP_NUM_THREADS = 1
+test check long: export OMP_NUM_THREADS = 1
 test: $(ready)
-	$(bin)/nbdev_test --n_workers 2 --timing --file_re '^([0-9]|index|protocol|tutorial)'
-	$(bin)/pytest tests/ -n 2
+	$(bin)/nbdev_test --n_workers 2 --timing --file_re '^([0-9]|index|protocol|deviations|tutorial)'
+	$(bin)/pytest tests/ -n 2 --dist worksteal -m "not long"
+
+check: $(ready)
+	$(bin)/pytest tests/ -n 2 --dist worksteal -m "not slow and not clock and not long"
+
+long: $(ready)
+	$(bin)/pytest tests/ -n 2 --dist worksteal -m long
 
 docs: $(ready)
 	$(bin)/sphinx-build -q -W --keep-going -c docs -d _docs/doctrees nbs _docs/html
@@ -32,10 +41,13 @@ benchmark: $(ready)
 	$(bin)/papermill nbs/benchmark.ipynb figures/benchmark.ipynb
 
 export: $(ready)
+	$(bin)/ruff check --quiet --fix --exit-zero
+	$(bin)/ruff format --quiet
 	$(bin)/nbdev_export
 	$(bin)/jupyter nbconvert --log-level WARN --coalesce-streams --inplace nbs/*.ipynb
 	$(bin)/nbdev_clean
 	$(bin)/python -m tools.readme
+	$(bin)/ruff check
 
 readme: $(ready)
 	$(bin)/python -m tools.readme

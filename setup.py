@@ -1,4 +1,5 @@
 """Hands setuptools the metadata of settings.ini, which nbdev reads too."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -25,5 +26,8 @@ setup(
     package_dir={"": "."},  # an editable install is then one line in a .pth file
     packages=find_packages(include=[package, package + ".*"]),
     install_requires=settings["requirements"].split(),
-    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "ray")},
+    extras_require={
+        extra: settings[f"{extra}_requirements"].split()
+        for extra in ("dev", "ray", "export", "heic")
+    },
 )

@@ -1,17 +1,21 @@
-"""The documentation site: Sphinx reads the notebooks in nbs/ as they are, with the outputs that are stored in them.
+"""The documentation site: Sphinx reads the notebooks in nbs/ as they are, with the outputs that are
+stored in them.
 
-Sphinx has a page search.html of its own, so the notebook search.ipynb gets another name here (`stage`). Three things are done to a page before Sphinx parses it (`prepare`): nbdev's `#|` comments get their meaning, each exported
-function or class gets its signature and docstring with its source folded below, and names of the library become links.
+Sphinx has a page search.html of its own, so the notebook search.ipynb gets another name here
+(`stage`), and links of the frozen protocol lead to the names that notebooks have now. Three things
+are done to a page before Sphinx parses it (`prepare`): nbdev's `#|` comments get their meaning,
+each exported function or class gets its signature and docstring with its source folded below, and
+names of the library become links.
 """
+
 import ast
 import json
 import re
 import shutil
 from configparser import ConfigParser
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-
-from unnas._modidx import d as module_index
 
 root = Path(__file__).parents[1]
 ini = ConfigParser(delimiters="=", interpolation=None)
@@ -45,28 +49,86 @@ mathjax_path = "tex-svg.js"  # one file of MathJax, so that formulas need no net
 html_static_path = ["_static", str(mathjax / mathjax_path)]
 
 
-def symbols(module: str) -> dict[str, str]:
-    """What a page about `module` calls the names of the library -> their full names: its own short, others as module.name."""
-    names = {}
-    for home, homes in module_index["syms"].items():
-        for full in homes:
-            short = full.removeprefix(home + ".")
-            names[f"{home.split('.')[-1]}.{short}"] = names[full] = full
-            if home == module:
-                names[short] = full
+def defined(code: str) -> list[str]:
+    """The public functions, classes and methods, as class.method, that `code` defines."""
+    names = []
+    for node in definitions(code):
+        methods = (part.name for part in node.body if isinstance(part, ast.FunctionDef))
+        names.append(node.name)
+        if isinstance(node, ast.ClassDef):
+            names += [f"{node.name}.{name}" for name in methods if name[0] != "_"]
+    return [name for name in names if name[0] != "_"]
+
+
+def imported(code: str, package: str) -> dict[str, str]:
+    """What `code` of a module in `package` imports from others: the name it has there -> its full
+    name.
+    """
+    names, folders = {}, package.split(".")
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.ImportFrom):
+            above = folders[: len(folders) + 1 - node.level] if node.level else []
+            start = ".".join(above + ([node.module] if node.module else []))
+            names |= {alias.asname or alias.name: f"{start}.{alias.name}" for alias in node.names}
     return names
 
 
+@cache
+def library(folder: Path = root / settings["lib_path"]) -> dict[str, dict[str, str]]:
+    """For each module of the package in `folder`, the names that it defines or imports -> their
+    full names where they are documented. A front door goes by the name of its package.
+    """
+    homes, imports = {}, {}
+    for path in folder.rglob("*.py"):
+        if path.stem == "_modidx":
+            continue
+        package = ".".join([folder.name, *path.relative_to(folder).parent.parts])
+        module = package if path.stem == "__init__" else f"{package}.{path.stem}"
+        code = path.read_text(encoding="utf-8")
+        homes[module] = {name: f"{module}.{name}" for name in defined(code)}
+        imports[module] = imported(code, package)
+    documented = {full for names in homes.values() for full in names.values()}
+    aliases = {
+        f"{module}.{name}": full for module in imports for name, full in imports[module].items()
+    }
+    for module, names in imports.items():
+        for name, full in names.items():
+            while full in aliases and full not in homes:  # it is passed on, and no module
+                full = aliases[full]
+            if full in documented:
+                parts = {one: one[len(full) :] for one in documented if one.startswith(full + ".")}
+                homes[module] |= {name: full} | {name + part: one for one, part in parts.items()}
+    return homes
+
+
+def symbols(module: str) -> dict[str, str]:
+    """What a page about `module` calls the names of the library -> their full names: its own short,
+    others as module.name.
+    """
+    names = {}
+    for home, homes in library().items():
+        for short, full in homes.items():
+            for prefix in (home, home.partition(".")[2], home.split(".")[-1]):
+                names[f"{prefix}.{short}"] = full
+    return names | library().get(module, {})
+
+
 def directives(source: str) -> tuple[dict[str, str], str]:
-    """The `#|` comments at the top of a cell's `source`, as name -> value, and the code below them."""
+    """The `#|` comments at the top of a cell's `source`, as name -> value, and the code below
+    them.
+    """
     top = re.match(r"(?:#\|.*\n?)*", source)[0]
-    words = (line.removeprefix("#|").replace(":", " ").split(maxsplit=1) for line in top.splitlines())
-    return {word[0]: word[1] if word[1:] else "" for word in words if word}, source[len(top):]
+    words = (
+        line.removeprefix("#|").replace(":", " ").split(maxsplit=1) for line in top.splitlines()
+    )
+    return {word[0]: word[1] if word[1:] else "" for word in words if word}, source[len(top) :]
 
 
 def definitions(code: str) -> list[ast.stmt]:
     """The functions and classes that `code` defines at its top level."""
-    return [node for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return [
+        node for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
 
 
 def only_imports(code: str) -> bool:
@@ -74,15 +136,33 @@ def only_imports(code: str) -> bool:
     return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body)
 
 
+def passed_on(code: str) -> list[str]:
+    """The names in `__all__ = [...]`, or in nbdev's `_all_ = [...]`, with which a front door passes
+    on names of its modules; [] where `code` is something else.
+    """
+    match ast.parse(code).body:
+        case [ast.Assign(targets=[ast.Name(id="_all_" | "__all__")], value=ast.List(elts=listed))]:
+            return [name.id if isinstance(name, ast.Name) else name.value for name in listed]
+    return []
+
+
 def signatures(code: str, module: str) -> str:
-    """Markdown that has Sphinx document the public functions and classes that `code` of `module` defines; "" for none."""
+    """Markdown that has Sphinx document the public functions and classes that `code` of `module`
+    defines; "" for none.
+    """
     kinds = {ast.FunctionDef: "autofunction", ast.ClassDef: "autoclass"}
-    lines = [f".. {kinds[type(node)]}:: {module}.{node.name}" for node in definitions(code) if node.name[0] != "_"]
+    lines = [
+        f".. {kinds[type(node)]}:: {module}.{node.name}"
+        for node in definitions(code)
+        if node.name[0] != "_"
+    ]
     return "```{eval-rst}\n" + "\n\n".join(lines) + "\n```" if lines else ""
 
 
 def link_names(markdown: str, names: dict[str, str]) -> str:
-    """`markdown` in which each `name` of the library in backticks is a link to where it is documented."""
+    """`markdown` in which each `name` of the library in backticks is a link to where it is
+    documented.
+    """
 
     def link(match):
         return f"{{py:obj}}`{match[1]} <{names[match[2]]}>`" if match[2] in names else match[0]
@@ -91,7 +171,9 @@ def link_names(markdown: str, names: dict[str, str]) -> str:
 
 
 def drop_outside_links(markdown: str) -> str:
-    """`markdown` without links that lead out of nbs/, whose targets are not on the site; their words and pictures stay."""
+    """`markdown` without links that lead out of nbs/, whose targets are not on the site; their
+    words and pictures stay.
+    """
     return re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
 
 
@@ -104,8 +186,10 @@ def fold(cell: dict, names: list[str]) -> None:
     """Folds the source of `cell`, which defines `names`, on its page."""
     private = [name for name in names if name.startswith("_")]
     prompt = "Source of " + ", ".join(private) if private else "Source"
-    cell["metadata"] = {"tags": ["hide-input"],
-                        "mystnb": {"code_prompt_show": prompt, "code_prompt_hide": prompt}}
+    cell["metadata"] = {
+        "tags": ["hide-input"],
+        "mystnb": {"code_prompt_show": prompt, "code_prompt_hide": prompt},
+    }
 
 
 def prepare_cells(cells: list[dict]) -> list[dict]:
@@ -119,13 +203,17 @@ def prepare_cells(cells: list[dict]) -> list[dict]:
             continue
         words, code = directives(source)
         if "default_exp" in words:
-            module = f"{settings['lib_path']}.{words['default_exp']}"
+            module = f"{settings['lib_path']}.{words['default_exp']}".removesuffix(".__init__")
             shown.append(markdown_cell(f"This page is the module `{module}`.", len(shown)))
         if words.keys() & {"default_exp", "hide"} or not code.strip():
             continue
         cell = cell | {"source": code}
         if words.keys() & {"export", "exporti"}:
             if only_imports(code):
+                continue
+            if names := passed_on(code):
+                listed = f"From here you get {', '.join(f'`{name}`' for name in names)}."
+                shown.append(markdown_cell(link_names(listed, symbols(module)), len(shown)))
                 continue
             if api := signatures(code, module):
                 shown.append(markdown_cell(api, len(shown)))
@@ -136,17 +224,21 @@ def prepare_cells(cells: list[dict]) -> list[dict]:
 
 
 PAGES = {"search": "one_search"}  # notebooks whose pages have another name
+# what the frozen protocol calls a notebook, and the name of that notebook now
+FORMER = {"11_study": next((root / "nbs").glob("[0-9]*_study.ipynb")).stem}
 
 
 def stage(app, config) -> None:
-    """Copies the notebooks to where their pages have their names, and reads them there; a Sphinx `config-inited` handler."""
+    """Copies the notebooks to where their pages have their names, and reads them there; a Sphinx
+    `config-inited` handler.
+    """
     folder = Path(app.doctreedir).parent / "source"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "nbs").mkdir(parents=True)
     (folder / "figures").symlink_to(root / "figures")
     for path in (root / "nbs").glob("[!_.]*.ipynb"):
         text = path.read_text(encoding="utf-8")
-        for name, page in PAGES.items():
+        for name, page in (PAGES | FORMER).items():
             text = text.replace(f"]({name}.ipynb", f"]({page}.ipynb")
         copy = folder / "nbs" / f"{PAGES.get(path.stem, path.stem)}.ipynb"
         copy.write_text(text, encoding="utf-8")
@@ -154,30 +246,80 @@ def stage(app, config) -> None:
     app.srcdir = type(app.srcdir)(folder / "nbs")
 
 
-def sidebar() -> str:
-    """The tables of contents, which make the sidebar: a notebook's name says which one it is in."""
-    pages = sorted(PAGES.get(path.stem, path.stem) for path in (root / "nbs").glob("[!_.]*.ipynb"))
+def room(page: str) -> str:
+    """The name of the module that a `page` of the library is about: plots.cells of
+    06_plots.cells.
+    """
+    return page.partition("_")[2]
+
+
+def rooms(pages: list[str]) -> dict[str, list[str]]:
+    """Those `pages` of the library that the sidebar shows, and the pages below each: below the
+    front door of a package those of its modules.
+    """
+    doors = {room(page): page for page in pages}
+    below = {page: [] for page in pages if room(page).rpartition(".")[0] not in doors}
+    for page in pages:
+        if page not in below:
+            below[doors[room(page).rpartition(".")[0]]].append(page)
+    return below
+
+
+def contents(entries: list[str], caption: str = "") -> str:
+    """A hidden table of contents, which is a part of the sidebar; "" without entries."""
+    head = ["```{toctree}", ":hidden:", *([f":caption: {caption}"] if caption else []), ""]
+    return "\n".join([*head, *entries, "```"]) if entries else ""
+
+
+def sidebar(pages: list[str]) -> dict[str, str]:
+    """Pages that others stand below in the sidebar -> their tables of contents. The name of a
+    notebook says where it stands.
+    """
     library = [page for page in pages if page[0].isdigit()]
     tutorials = [page for page in pages if page.startswith("tutorial")]
-    study = [page for page in pages if page not in {"index", *library, *tutorials}]
-    groups = {"Start": ["Overview <self>"], "Study": study, "Tutorials": tutorials, "Library": library}
-    return "\n\n".join(
-        f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(entries) + "\n```"
-        for caption, entries in groups.items() if entries
-    )
+    own = [page for page in pages if page in ("own_images", "tutorial_use")]
+    study = [page for page in pages if page not in {"index", *library, *tutorials, *own}]
+    study.sort(key=lambda page: not page[-1].isdigit())  # the paper's figures and tables first
+    groups = {
+        "Start": ["Overview <self>"],
+        "Study": study,
+        "Your own images": own,
+        "Tutorials": [page for page in tutorials if page not in own],
+        "Library": list(rooms(library)),
+    }
+    start = "\n\n".join(contents(entries, caption) for caption, entries in groups.items())
+    return {"index": start} | {page: contents(below) for page, below in rooms(library).items()}
+
+
+def tables(app) -> dict[str, str]:
+    """The tables of contents of the site: page -> Markdown."""
+    pages = sorted(path.stem for path in Path(app.srcdir).glob("*.ipynb"))
+    return {page: table for page, table in sidebar(pages).items() if table}
+
+
+def outdated(app, env, added: set, changed: set, removed: set) -> list[str]:
+    """The pages that Sphinx is to read again: those with tables of contents, where a page has come
+    or gone; an `env-get-outdated` handler.
+    """
+    return list(tables(app)) if added or removed else []
 
 
 def prepare(app, page: str, source: list[str]) -> None:
-    """Turns the notebook `source[0]` of a `page` into what the site shows; a Sphinx `source-read` handler."""
+    """Turns the notebook `source[0]` of a `page` into what the site shows; a Sphinx `source-read`
+    handler.
+    """
     notebook = json.loads(source[0])
     cells = prepare_cells(notebook["cells"])
-    if page == "index":
-        cells.append(markdown_cell(sidebar(), len(cells)))
-    # Warnings then name the cell; else MyST-NB counts 10,000 lines a cell and pads each docstring with as many empty ones.
+    if below := tables(app).get(page):
+        cells.append(markdown_cell(below, len(cells)))
+    # Warnings then name the cell; else MyST-NB counts 10,000 lines a cell and pads each docstring
+    # with as many empty ones.
     metadata = notebook["metadata"] | {"source_map": list(range(len(cells)))}
     source[0] = json.dumps(notebook | {"cells": cells, "metadata": metadata})
 
 
-def setup(app):
+def setup(app) -> None:
+    """Connects the handlers to Sphinx."""
     app.connect("config-inited", stage)
+    app.connect("env-get-outdated", outdated)
     app.connect("source-read", prepare)

@@ -1,4 +1,7 @@
-"""The frozen protocol: that it is what this code computes, and that its primary tests find what is there and nothing else."""
+"""The frozen protocol: that it is what this code computes, and that its primary tests find what is
+there and nothing else.
+"""
+
 import json
 import shutil
 from dataclasses import replace
@@ -32,11 +35,17 @@ def ids(specs):
 
 # ---------------------------------------------------------------- what is frozen
 
+
+@pytest.mark.slow
 def test_this_code_computes_what_the_last_version_lists(frozen):
     version = protocol.read()[-1]
     assert {f"{tier.number}: {tier.title}": ids(tier.specs) for tier in frozen} == version["runs"]
-    assert [tier.number for tier in frozen] == list(range(1, len(frozen) + 1)) and frozen[2].file == "protocol-3"
-    assert {spec.data.fingerprint for tier in frozen for spec in tier.specs} == set(version["images"].values())
+    assert [tier.number for tier in frozen] == list(range(1, len(frozen) + 1)) and frozen[
+        2
+    ].file == "protocol-3"
+    assert {spec.data.fingerprint for tier in frozen for spec in tier.specs} == set(
+        version["images"].values()
+    )
 
 
 def test_the_text_of_the_protocol_is_that_of_the_last_version():
@@ -48,7 +57,10 @@ def test_versions_are_numbered_and_dated():
     assert [version["version"] for version in versions] == list(range(1, len(versions) + 1))
     dates = [date.fromisoformat(version["date"]) for version in versions]
     assert dates == sorted(dates)
-    assert all(version.keys() == {"version", "date", "notebook", "images", "widths", "runs"} for version in versions)
+    assert all(
+        version.keys() == {"version", "date", "notebook", "images", "widths", "runs"}
+        for version in versions
+    )
 
 
 def test_no_run_is_listed_twice_in_a_tier(frozen):
@@ -59,36 +71,70 @@ def test_no_run_is_listed_twice_in_a_tier(frozen):
 def test_recipes_and_images_are_named(frozen):
     for spec in (spec for tier in frozen for spec in tier.specs):
         assert spec.recipe.precision == "float32" and len(spec.data.fingerprint) == 64
-        assert spec.data.name != "cifar10" or spec.task != "jig" or dict(spec.options)["normalize"] is True
+        assert (
+            spec.data.name != "cifar10"
+            or spec.task != "jig"
+            or dict(spec.options)["normalize"] is True
+        )
 
 
 def test_none_of_the_architectures_on_which_recipes_were_tuned_is_listed(frozen):
-    tuned = {spec.architecture for figure in ("fig2", "fig3") for spec in study.specs_of(study.grid(figure, "former"), look=False)}
+    tuned = {
+        spec.architecture
+        for figure in ("fig2", "fig3")
+        for spec in study.specs_of(study.grid(figure, "former"), look=False)
+    }
     assert len(tuned) == 32
-    assert not tuned & {spec.architecture for tier in frozen for spec in tier.specs if isinstance(spec, study.Spec)}
+    assert not tuned & {
+        spec.architecture for tier in frozen for spec in tier.specs if isinstance(spec, study.Spec)
+    }
 
 
 def test_the_first_architectures_are_complete_at_any_time(frozen):
     for tier in frozen[:4]:
         kinds = {(spec.task, spec.seed) for spec in tier.specs}
-        blocks = [tier.specs[i:i + len(kinds)] for i in range(0, len(tier.specs), len(kinds))]
-        assert all(len({spec.architecture for spec in block}) == 1 and {(spec.task, spec.seed) for spec in block} == kinds for block in blocks)
-        assert [len({block[0].architecture for block in blocks if block[0].space == space}) for space in ("darts", "nasbench101")] == [100, 100]
+        blocks = [tier.specs[i : i + len(kinds)] for i in range(0, len(tier.specs), len(kinds))]
+        assert all(
+            len({spec.architecture for spec in block}) == 1
+            and {(spec.task, spec.seed) for spec in block} == kinds
+            for block in blocks
+        )
+        assert [
+            len({block[0].architecture for block in blocks if block[0].space == space})
+            for space in ("darts", "nasbench101")
+        ] == [100, 100]
 
 
 def test_the_ladder_changes_widths_and_epochs_only(frozen):
-    ladder, usual = frozen[5].specs, {(spec.architecture, spec.task): spec for spec in frozen[0].specs if spec.seed == 0}
-    assert {(spec.width, spec.recipe.epochs) for spec in ladder} == {(16, 4), (16, 12), (32, 4), (32, 12)}
+    ladder, usual = (
+        frozen[5].specs,
+        {(spec.architecture, spec.task): spec for spec in frozen[0].specs if spec.seed == 0},
+    )
+    assert {(spec.width, spec.recipe.epochs) for spec in ladder} == {
+        (16, 4),
+        (16, 12),
+        (32, 4),
+        (32, 12),
+    }
     for spec in ladder:
         like = usual[spec.architecture, spec.task]
-        assert spec == replace(like, width=spec.width, recipe=replace(like.recipe, epochs=spec.recipe.epochs)) and spec.space == "nasbench101"
+        assert (
+            spec
+            == replace(
+                like, width=spec.width, recipe=replace(like.recipe, epochs=spec.recipe.epochs)
+            )
+            and spec.space == "nasbench101"
+        )
     assert len({spec.architecture for spec in ladder}) == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table, name", [("table1", "imagenet_rot"), ("table2", "random 0")])
 def test_widths_follow_the_rule(table, name):
     genotypes, widths = protocol.table_genotypes(table), protocol.read()[-1]["widths"][table]
-    assert widths.keys() == genotypes.keys() and widths[name] == study.evaluation(table, "laptop").width(genotypes[name])
+    assert widths.keys() == genotypes.keys() and widths[name] == study.evaluation(
+        table, "laptop"
+    ).width(genotypes[name])
 
 
 def test_what_searches_find_is_trained_as_the_table_is(tmp_path, frozen):
@@ -97,15 +143,34 @@ def test_what_searches_find_is_trained_as_the_table_is(tmp_path, frozen):
     kept = study.Store(tmp_path / "records", released=tmp_path / "released")
     assert protocol.of_searched(tier, kept) == []
     genotype = protocol.table_genotypes("table1")["random 1"]
-    for spec, found in ((searches[0], None), (searches[1], genotype.to_dict())):  # the first one diverged
+    # the first one diverged
+    for spec, found in ((searches[0], None), (searches[1], genotype.to_dict())):
         result = dict(final=None, best=None, genotype=found)
-        kept.put(dict(schema=study.SCHEMA, id=spec.id, spec=spec.to_dict(), status="done" if found else "diverged", result=result))
+        kept.put(
+            dict(
+                schema=study.records.SCHEMA,
+                id=spec.id,
+                spec=spec.to_dict(),
+                status="done" if found else "diverged",
+                result=result,
+                chance=10.0,
+                parameters=1,
+                multiply_adds=1,
+                seconds=1.0,
+                provenance=dict(date="2026-01-01T00:00:00+00:00"),
+            )
+        )
     trained = protocol.of_searched(tier, kept)
-    like = [spec for spec in tier.specs if isinstance(spec, study.Spec) and spec.architecture == genotype]
+    like = [
+        spec
+        for spec in tier.specs
+        if isinstance(spec, study.Spec) and spec.architecture == genotype
+    ]
     assert trained == like and [spec.seed for spec in trained] == [0, 1, 2]
 
 
 # ---------------------------------------------------------------- its text
+
 
 def edited(tmp_path, change):
     """The hash of the protocol's notebook after a change of its cells."""
@@ -117,7 +182,9 @@ def edited(tmp_path, change):
 
 
 def results(cells):
-    return next(i for i, cell in enumerate(cells) if "".join(cell["source"]).startswith(protocol.RESULTS))
+    return next(
+        i for i, cell in enumerate(cells) if "".join(cell["source"]).startswith(protocol.RESULTS)
+    )
 
 
 def markdown(*source):
@@ -128,25 +195,49 @@ def test_results_may_be_added_to_the_protocol(tmp_path):
     before = edited(tmp_path, lambda cells: None)
     assert before == protocol.text_hash(ROOT / "nbs" / "protocol.ipynb")
     assert edited(tmp_path, lambda cells: cells.append(markdown("A new result."))) == before
-    assert edited(tmp_path, lambda cells: cells[results(cells)]["source"].append("\n\nMore of it.")) == before
+    assert (
+        edited(tmp_path, lambda cells: cells[results(cells)]["source"].append("\n\nMore of it."))
+        == before
+    )
     assert edited(tmp_path, lambda cells: cells.__delitem__(slice(results(cells), None))) == before
-    assert edited(tmp_path, lambda cells: [cell.update(outputs=[], execution_count=7) for cell in cells if cell["cell_type"] == "code"]) == before
-    assert edited(tmp_path, lambda cells: [cell.update(source="".join(cell["source"])) for cell in cells]) == before  # one string or its lines
+    assert (
+        edited(
+            tmp_path,
+            lambda cells: [
+                cell.update(outputs=[], execution_count=7)
+                for cell in cells
+                if cell["cell_type"] == "code"
+            ],
+        )
+        == before
+    )
+    # one string or its lines
+    assert (
+        edited(
+            tmp_path, lambda cells: [cell.update(source="".join(cell["source"])) for cell in cells]
+        )
+        == before
+    )
 
 
-@pytest.mark.parametrize("change", [
-    lambda cells: cells[results(cells) - 1]["source"].append(" More."),
-    lambda cells: cells[1]["source"].__setitem__(0, cells[1]["source"][0] + "!"),
-    lambda cells: cells.insert(results(cells), markdown("A hypothesis that comes late.")),
-    lambda cells: cells.pop(2),
-    lambda cells: cells.insert(3, cells.pop(2)),
-    lambda cells: cells.insert(2, markdown("Not yet.\n\n", protocol.RESULTS)),
-], ids=["appended", "a letter", "inserted", "left out", "moved", "no beginning of a cell"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cells: cells[results(cells) - 1]["source"].append(" More."),
+        lambda cells: cells[1]["source"].__setitem__(0, cells[1]["source"][0] + "!"),
+        lambda cells: cells.insert(results(cells), markdown("A hypothesis that comes late.")),
+        lambda cells: cells.pop(2),
+        lambda cells: cells.insert(3, cells.pop(2)),
+        lambda cells: cells.insert(2, markdown("Not yet.\n\n", protocol.RESULTS)),
+    ],
+    ids=["appended", "a letter", "inserted", "left out", "moved", "no beginning of a cell"],
+)
 def test_what_comes_before_the_results_is_frozen(tmp_path, change):
     assert edited(tmp_path, change) != edited(tmp_path, lambda cells: None)
 
 
 # ---------------------------------------------------------------- other code, or another list
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -160,7 +251,12 @@ def assert_refused(words):
     with pytest.raises(ValueError) as error:
         protocol.frozen()
     told, version = str(error.value), protocol.read()[-1]
-    assert words in told and f"version {version['version']} of {version['date']}" in told and "freeze a new version" in told and "\n" not in told
+    assert (
+        words in told
+        and f"version {version['version']} of {version['date']}" in told
+        and "freeze a new version" in told
+        and "\n" not in told
+    )
 
 
 def change_list(home, change):
@@ -173,10 +269,15 @@ def tier_of(runs, number):
     return next(listed for title, listed in runs.items() if title.startswith(f"{number}: "))
 
 
-@pytest.mark.parametrize("number, change", [
-    (2, lambda listed: listed.__setitem__(17, "0" * 64)),
-    (1, lambda listed: listed.insert(0, listed.pop(1))),
-], ids=["another run", "another order"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number, change",
+    [
+        (2, lambda listed: listed.__setitem__(17, "0" * 64)),
+        (1, lambda listed: listed.insert(0, listed.pop(1))),
+    ],
+    ids=["another run", "another order"],
+)
 def test_a_list_that_differs_in_one_run_is_refused(home, number, change):
     change_list(home, lambda runs: change(tier_of(runs, number)))
     assert_refused(f"tier '{number}: ")
@@ -187,16 +288,22 @@ def test_a_list_without_a_tier_is_refused(home):
     assert_refused("protocol: ")
 
 
+@pytest.mark.slow
 def test_code_with_other_trainings_is_refused(monkeypatch):
     grid = study.GRIDS["fig3"]["laptop"]
-    settings = {key: replace(s, recipe=replace(s.recipe, epochs=5)) for key, s in grid.settings.items()}
+    settings = {
+        key: replace(s, recipe=replace(s.recipe, epochs=5)) for key, s in grid.settings.items()
+    }
     monkeypatch.setitem(study.GRIDS["fig3"], "laptop", replace(grid, settings=settings))
     assert_refused("tier '2: ")
 
 
+@pytest.mark.slow
 def test_code_with_other_images_is_refused(monkeypatch):
     grid = study.GRIDS["fig3"]["laptop"]
-    settings = {key: replace(s, data=replace(s.data, train_images=6000)) for key, s in grid.settings.items()}
+    settings = {
+        key: replace(s, data=replace(s.data, train_images=6000)) for key, s in grid.settings.items()
+    }
     monkeypatch.setitem(study.GRIDS["fig3"], "laptop", replace(grid, settings=settings))
     assert_refused("protocol: ")
 
@@ -206,21 +313,38 @@ def test_code_with_other_images_is_refused(monkeypatch):
 OPTIONS = dict(resamples=1000)
 
 
-def synthetic(rho, seed, n=40, noise=.3):
-    """Runs of `n` architectures a space and two seeds, and the truth: pretext scores that correlate with the quality by `rho`, random labels that do not."""
+def synthetic(rho, seed, n=40, noise=0.3):
+    """Runs of `n` architectures a space and two seeds, and the truth: pretext scores that correlate
+    with the quality by `rho`, random labels that do not.
+    """
     random, rows = np.random.default_rng(seed), []
     quality, size = random.normal(size=(2, 2, n))
     for of, space in enumerate(("darts", "nasbench101")):
         for task in ("cls", "rot", "jig", "col", "rnd"):
-            share = {"cls": 1., "rnd": 0.}.get(task, rho)
+            share = {"cls": 1.0, "rnd": 0.0}.get(task, rho)
             score = share * quality[of] + np.sqrt(1 - share**2) * random.normal(size=n)
             for run in range(2):
                 seen = score + noise * random.normal(size=n)
-                misleading = quality[of] if task == "rnd" else random.normal(size=n)  # what must not be looked at
+                # what must not be looked at
+                misleading = quality[of] if task == "rnd" else random.normal(size=n)
                 for i in range(n):
-                    best, loss = (misleading[i], seen[i]) if task == "rnd" else (seen[i], misleading[i])
-                    rows.append(dict(space=space, architecture=f"{space[0]}{i:02}", task=task, seed=run, best=best, final=misleading[i], loss=loss, sum_loss=misleading[i],
-                                     parameters=1000 + round(100 * size[of][i]), status="done"))
+                    best, loss = (
+                        (misleading[i], seen[i]) if task == "rnd" else (seen[i], misleading[i])
+                    )
+                    rows.append(
+                        dict(
+                            space=space,
+                            architecture=f"{space[0]}{i:02}",
+                            task=task,
+                            seed=run,
+                            best=best,
+                            final=misleading[i],
+                            loss=loss,
+                            sum_loss=misleading[i],
+                            parameters=1000 + round(100 * size[of][i]),
+                            status="done",
+                        )
+                    )
     return pd.DataFrame(rows), pd.Series({f"n{i:02}": 90 + quality[1][i] for i in range(n)})
 
 
@@ -231,17 +355,24 @@ def matrix(runs, space, task, column):
 
 def test_a_true_signal_is_found():
     for seed in range(3):
-        table = protocol.primary(*synthetic(.9, seed), **OPTIONS)
-        assert list(table.index) == ["H1", "H2", "H3", "H4", "H5", "H6"] and table.index.name == "hypothesis"
-        assert list(table.task) == ["rot", "jig", "col"] * 2 and list(table.space) == ["nasbench101"] * 3 + ["darts"] * 3
-        assert (table.p_holm < .05).all() and (table.low > 0).all() and (table.value > .4).all()
+        table = protocol.primary(*synthetic(0.9, seed), **OPTIONS)
+        assert (
+            list(table.index) == ["H1", "H2", "H3", "H4", "H5", "H6"]
+            and table.index.name == "hypothesis"
+        )
+        assert (
+            list(table.task) == ["rot", "jig", "col"] * 2
+            and list(table.space) == ["nasbench101"] * 3 + ["darts"] * 3
+        )
+        assert (table.p_holm < 0.05).all() and (table.low > 0).all() and (table.value > 0.4).all()
         assert (table.n == 40).all() and (table.dropped == 0).all()
 
 
 def test_noise_is_not_found():
     tables = [protocol.primary(*synthetic(0, seed), **OPTIONS) for seed in range(5)]
-    assert sum((table.p_holm < .05).any() for table in tables) <= 1  # of five studies, one at most
-    assert np.mean([table.value for table in tables]) == pytest.approx(0, abs=.15)
+    # of five studies, one at most
+    assert sum((table.p_holm < 0.05).any() for table in tables) <= 1
+    assert np.mean([table.value for table in tables]) == pytest.approx(0, abs=0.15)
 
 
 def test_size_alone_is_no_signal():
@@ -249,39 +380,77 @@ def test_size_alone_is_no_signal():
     runs, truth = synthetic(0, 0)
     cells = runs.space == "nasbench101"
     random = np.random.default_rng(1)
-    runs.loc[cells & (runs.task != "rnd"), "best"] = runs.parameters[cells] / 100 + .3 * random.normal(size=cells.sum())
+    runs.loc[cells & (runs.task != "rnd"), "best"] = runs.parameters[
+        cells
+    ] / 100 + 0.3 * random.normal(size=cells.sum())
     sizes = runs[cells].groupby("architecture").parameters.first()
-    truth = sizes / 100 + .3 * random.normal(size=40)
+    truth = sizes / 100 + 0.3 * random.normal(size=40)
     table = protocol.primary(runs, truth, **OPTIONS)
-    assert (table.p_holm > .05).iloc[:3].all() and (table.value.abs() < .5).iloc[:3].all()
-    assert (stats.spearman(truth.to_numpy(), matrix(runs, "nasbench101", "rot", "best"), resamples=10).value > .8)
+    assert (table.p_holm > 0.05).iloc[:3].all() and (table.value.abs() < 0.5).iloc[:3].all()
+    assert (
+        stats.spearman(
+            truth.to_numpy(), matrix(runs, "nasbench101", "rot", "best"), resamples=10
+        ).value
+        > 0.8
+    )
 
 
 def test_random_labels_that_rank_as_well_as_a_pretext_task_take_its_signal_away():
-    runs, truth = synthetic(.9, 0)
+    runs, truth = synthetic(0.9, 0)
     control = (runs.space == "darts") & (runs.task == "rnd")
     runs.loc[control, "loss"] = runs.best[(runs.space == "darts") & (runs.task == "rot")].to_numpy()
     table = protocol.primary(runs, truth, **OPTIONS)
-    assert table.value["H4"] == pytest.approx(0) and (table.p_holm["H4":] > .05).all() and (table.p_holm[:"H3"] < .05).all()
+    assert (
+        table.value["H4"] == pytest.approx(0)
+        and (table.p_holm["H4":] > 0.05).all()
+        and (table.p_holm[:"H3"] < 0.05).all()
+    )
 
 
 def test_the_primary_tests_by_hand():
-    runs, truth = synthetic(.6, 3)
+    runs, truth = synthetic(0.6, 3)
     shuffled = runs.sample(frac=1, random_state=0).reset_index(drop=True)
     table = protocol.primary(shuffled, truth.sample(frac=1, random_state=1), **OPTIONS)
-    sizes = runs[runs.space == "nasbench101"].groupby("architecture").parameters.first().sort_index().to_numpy(float)
+    sizes = (
+        runs[runs.space == "nasbench101"]
+        .groupby("architecture")
+        .parameters.first()
+        .sort_index()
+        .to_numpy(float)
+    )
     x, control = matrix(runs, "darts", "cls", "best"), matrix(runs, "darts", "rnd", "loss")
     for row, task in enumerate(("rot", "jig", "col")):
-        partial = stats.partial_spearman(truth.sort_index().to_numpy(), matrix(runs, "nasbench101", task, "best"), sizes, **OPTIONS)
-        difference = stats.rho_difference(x, matrix(runs, "darts", task, "best"), control, **OPTIONS)
+        partial = stats.partial_spearman(
+            truth.sort_index().to_numpy(),
+            matrix(runs, "nasbench101", task, "best"),
+            sizes,
+            **OPTIONS,
+        )
+        difference = stats.rho_difference(
+            x, matrix(runs, "darts", task, "best"), control, **OPTIONS
+        )
         for found, expected in ((table.iloc[row], partial), (table.iloc[3 + row], difference)):
-            assert (found.value, found.low, found.high, found.p) == pytest.approx((expected.value, expected.low, expected.high, expected.p))
+            assert (found.value, found.low, found.high, found.p) == pytest.approx(
+                (expected.value, expected.low, expected.high, expected.p)
+            )
             assert (found.n, found.dropped) == (expected.n, expected.dropped) == (40, 0)
-    worst, ordered = 0., np.argsort(table.p.to_numpy(), kind="stable")
-    for rank, row in enumerate(ordered):  # Holm: the smallest times six, the next times five, never falling
+    worst, ordered = 0.0, np.argsort(table.p.to_numpy(), kind="stable")
+    # Holm: the smallest times six, the next times five, never falling
+    for rank, row in enumerate(ordered):
         worst = max(worst, min(1, (6 - rank) * table.p.iloc[row]))
         assert table.p_holm.iloc[row] == pytest.approx(worst)
-    assert table.value["H1"] == pytest.approx(_partial(*(pd.Series(v).rank() for v in (truth.sort_index().to_numpy(), matrix(runs, "nasbench101", "rot", "best").mean(1), sizes))))
+    assert table.value["H1"] == pytest.approx(
+        _partial(
+            *(
+                pd.Series(v).rank()
+                for v in (
+                    truth.sort_index().to_numpy(),
+                    matrix(runs, "nasbench101", "rot", "best").mean(1),
+                    sizes,
+                )
+            )
+        )
+    )
 
 
 def _partial(x, y, z):
@@ -291,34 +460,65 @@ def _partial(x, y, z):
 
 
 def test_architectures_without_a_score_are_left_out_and_counted():
-    runs, truth = synthetic(.9, 0)
+    runs, truth = synthetic(0.9, 0)
+
     def where(space, task, *architectures, seed=(0, 1)):
-        return (runs.space == space) & (runs.task == task) & runs.architecture.isin(architectures) & runs.seed.isin(np.atleast_1d(seed))
+        return (
+            (runs.space == space)
+            & (runs.task == task)
+            & runs.architecture.isin(architectures)
+            & runs.seed.isin(np.atleast_1d(seed))
+        )
+
     runs.loc[where("nasbench101", "rot", "n00", "n01"), "best"] = np.nan  # both seeds diverged
-    runs.loc[where("nasbench101", "jig", "n00", seed=0), "best"] = np.nan  # one of two: the other counts
-    runs.loc[where("darts", "rnd", "d05"), "loss"] = np.nan  # missing on the side of the control
+    # one of two: the other counts
+    runs.loc[where("nasbench101", "jig", "n00", seed=0), "best"] = np.nan
+    # missing on the side of the control
+    runs.loc[where("darts", "rnd", "d05"), "loss"] = np.nan
     runs.loc[where("darts", "cls", "d06"), "best"] = np.nan
     runs.loc[where("darts", "col", "d07", "d08"), "best"] = np.nan
     runs = runs[~where("nasbench101", "col", "n03")]  # not computed yet
-    runs.loc[where("darts", "rot", "d09").reindex(runs.index), ["best", "parameters"]] = np.nan  # failed: nothing is known of it
+    # failed: nothing is known of it
+    runs.loc[where("darts", "rot", "d09").reindex(runs.index), ["best", "parameters"]] = np.nan
     table = protocol.primary(runs, truth.drop("n10"), **OPTIONS)
-    assert table.dropped.to_dict() == dict(H1=3, H2=1, H3=2, H4=3, H5=2, H6=4) and (table.n + table.dropped == 40).all()
-    assert (table.p_holm < .05).all()
+    assert (
+        table.dropped.to_dict() == dict(H1=3, H2=1, H3=2, H4=3, H5=2, H6=4)
+        and (table.n + table.dropped == 40).all()
+    )
+    assert (table.p_holm < 0.05).all()
 
 
 def test_a_task_without_any_run_counts_as_not_confirmed():
-    runs, truth = synthetic(.9, 0)
+    runs, truth = synthetic(0.9, 0)
     whole = protocol.primary(runs, truth, **OPTIONS)
-    for rest in (runs[(runs.task != "col") | (runs.space != "darts")], runs.assign(best=runs.best.where((runs.task != "col") | (runs.space != "darts")))):
+    for rest in (
+        runs[(runs.task != "col") | (runs.space != "darts")],
+        runs.assign(best=runs.best.where((runs.task != "col") | (runs.space != "darts"))),
+    ):
         table = protocol.primary(rest, truth, **OPTIONS)
-        assert np.isnan(table.value["H6"]) and np.isnan(table.p["H6"]) and table.p_holm["H6"] == 1 and table.n["H6"] == 0 and table.dropped["H6"] == 40
-        assert table.p["H1":"H5"].equals(whole.p["H1":"H5"]) and table.p_holm["H1":"H5"].tolist() == pytest.approx(whole.p_holm["H1":"H5"].tolist())  # still of six
+        assert (
+            np.isnan(table.value["H6"])
+            and np.isnan(table.p["H6"])
+            and table.p_holm["H6"] == 1
+            and table.n["H6"] == 0
+            and table.dropped["H6"] == 40
+        )
+        # still of six
+        assert table.p["H1":"H5"].equals(whole.p["H1":"H5"]) and table.p_holm[
+            "H1":"H5"
+        ].tolist() == pytest.approx(whole.p_holm["H1":"H5"].tolist())
 
 
 def test_random_labels_are_guessed_at_chance():
-    """By the networks of the released runs, after their training: nothing can be learnt of the classes of other images."""
-    records = [json.loads(line) for line in (ROOT / "data/released/protocol-1.jsonl").read_text().splitlines()]
+    """By the networks of the released runs, after their training: nothing can be learnt of the
+    classes of other images.
+    """
+    records = [
+        json.loads(line)
+        for line in (ROOT / "data/released/protocol-1.jsonl").read_text().splitlines()
+    ]
     final = [record["result"]["final"] for record in records if record["spec"]["task"] == "rnd"]
     assert len(final) >= 6 and abs(np.mean(final) - 10) < 3
     loss = [record["result"]["loss"] for record in records if record["spec"]["task"] == "rnd"]
-    assert np.mean([of[-1] for of in loss]) < 2 < min(of[0] for of in loss)  # although the training images were learnt by heart, in part
+    # although the training images were learnt by heart, in part
+    assert np.mean([of[-1] for of in loss]) < 2 < min(of[0] for of in loss)

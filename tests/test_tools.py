@@ -1,54 +1,91 @@
 """The scripts in tools/: the README maker, the runner of the study and the summary page."""
+
+import json
 import re
+import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tools import readme, study, summary
+from tools import gpu, readme, study, summary
+from unnas import bench
 
 
 def write_notebook(path, *sources):
     """A notebook at `path`: a heading, a cell of parameters, then code cells of `sources`."""
-    cells = [new_markdown_cell("# A title\n> A lead & more.\n\n[next](01_next.ipynb)"),
-             new_code_cell('scale = "smoke"', metadata={"tags": ["parameters"]}), *map(new_code_cell, sources)]
+    cells = [
+        new_markdown_cell("# A title\n> A lead & more.\n\n[next](01_next.ipynb)"),
+        new_code_cell('scale = "smoke"', metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, sources),
+    ]
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
 
 
-@pytest.mark.parametrize("before, after", [
-    ("[a](fig2.ipynb)", "[a](nbs/fig2.ipynb)"),
-    ("![a](../figures/fig2.png)", "![a](figures/fig2.png)"),
-    ("[a](../LICENSE#top) and [b](x.ipynb)", "[a](LICENSE#top) and [b](nbs/x.ipynb)"),
-    ("[a](https://arxiv.org) [b](#scales) [c](mailto:a@b.org)", "[a](https://arxiv.org) [b](#scales) [c](mailto:a@b.org)"),
-])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("[a](fig2.ipynb)", "[a](nbs/fig2.ipynb)"),
+        ("![a](../figures/fig2.png)", "![a](figures/fig2.png)"),
+        ("[a](../LICENSE#top) and [b](x.ipynb)", "[a](LICENSE#top) and [b](nbs/x.ipynb)"),
+        (
+            "[a](https://arxiv.org) [b](#scales) [c](mailto:a@b.org)",
+            "[a](https://arxiv.org) [b](#scales) [c](mailto:a@b.org)",
+        ),
+    ],
+)
 def test_relink(before, after):
     assert readme.relink(before, "nbs", ".") == after
 
 
 def test_readme_shows_code_without_directives_and_hides_hidden_cells(tmp_path):
-    path = write_notebook(tmp_path / "index.ipynb", "#| hide\nsecret = 1", "#| eval: false\nshown = 2")
+    path = write_notebook(
+        tmp_path / "index.ipynb", "#| hide\nsecret = 1", "#| eval: false\nshown = 2"
+    )
     text = readme.readme(path)
-    assert text.startswith("# A title\n") and "```python\nshown = 2\n```" in text and "[next](nbs/01_next.ipynb)" in text
+    assert (
+        text.startswith("# A title\n")
+        and "```python\nshown = 2\n```" in text
+        and "[next](nbs/01_next.ipynb)" in text
+    )
     assert "secret" not in text and "#|" not in text
 
 
+@pytest.mark.slow
 def test_run_leaves_an_executed_notebook_and_a_page(tmp_path, capsys):
-    bar = "import time\nfrom tqdm import tqdm\nfor _ in tqdm(range(5), mininterval=0): time.sleep(.05)"
-    page = study.run(write_notebook(tmp_path / "fig9.ipynb", bar, "print('scale:', scale)"), tmp_path / "out", scale="tiny")
+    bar = (
+        "import time\nfrom tqdm import tqdm\nfor _ in tqdm(range(5), mininterval=0):"
+        " time.sleep(.05)"
+    )
+    page = study.run(
+        write_notebook(tmp_path / "fig9.ipynb", bar, "print('scale:', scale)"),
+        tmp_path / "out",
+        scale="tiny",
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fig9.html", "fig9.ipynb"]
     assert "scale: tiny" in page.read_text(encoding="utf-8")
     executed = nbformat.read(tmp_path / "out/fig9.ipynb", as_version=4)
     assert executed.metadata["unnas"].keys() == {"commit"}
-    bars = [output.text for cell in executed.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+    bars = [
+        output.text
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    ]
     assert len(bars) == 1 and "5/5" in bars[0] and "\r" not in bars[0]
     assert "5/5" in capsys.readouterr().err
-    assert "01_next.ipynb" in executed.cells[0].source and "](01_next" not in executed.cells[0].source
+    assert (
+        "01_next.ipynb" in executed.cells[0].source and "](01_next" not in executed.cells[0].source
+    )
 
 
+@pytest.mark.slow
 def test_failed_run_keeps_the_last_good_page_and_shows_the_error(tmp_path):
     folder = tmp_path / "out"
     good = study.run(write_notebook(tmp_path / "fig9.ipynb", "print('good')"), folder, scale="tiny")
@@ -67,7 +104,13 @@ def test_log_keeps_one_state_of_a_bar_in_a_while(capsys):
     log.write("\rstep 10\n")
     log.write("a warning\nand its end\n")
     log.flush()
-    assert capsys.readouterr().err.splitlines() == ["step 3", "step 7", "step 10", "a warning", "and its end"]
+    assert capsys.readouterr().err.splitlines() == [
+        "step 3",
+        "step 7",
+        "step 10",
+        "a warning",
+        "and its end",
+    ]
 
 
 def test_study_notebooks_are_those_that_are_neither_library_nor_tutorial(tmp_path):
@@ -83,7 +126,9 @@ def make_results(root):
         (root / "smoke" / name).write_bytes(b"")
     points = "".join(f"{i}, {i}\n" for i in range(3))
     (root / "smoke/fig2.csv").write_text("x, y\n" + points, encoding="utf-8")
-    (root / "smoke/fig2_rho.csv").write_text("space,task,rho,n,reason\nDARTS,R & D,0.8163,6,\nDARTS,col,,7,\n", encoding="utf-8")
+    (root / "smoke/fig2_rho.csv").write_text(
+        "space,task,rho,n,reason\nDARTS,R & D,0.8163,6,\nDARTS,col,,7,\n", encoding="utf-8"
+    )
     notebook = nbformat.read(write_notebook(root / "smoke/fig2.ipynb"), as_version=4)
     notebook.metadata["papermill"] = {"start_time": "2026-01-02T03:04:05+00:00", "duration": 61.7}
     notebook.metadata["unnas"] = {"commit": "abc1234+"}
@@ -93,7 +138,11 @@ def make_results(root):
 def test_summary_page_shows_figures_tables_and_where_they_come_from(tmp_path):
     make_results(tmp_path)
     page = summary.write(tmp_path).read_text(encoding="utf-8")
-    assert '<img src="smoke/fig2.png"' in page and "<h2>Scale: smoke</h2>" in page and "Scale: paper" not in page
+    assert (
+        '<img src="smoke/fig2.png"' in page
+        and "<h2>Scale: smoke</h2>" in page
+        and "Scale: paper" not in page
+    )
     assert "A title" in page and "A lead &amp; more." in page
     assert '<td class="text">R &amp; D</td><td>0.82</td><td>6</td></tr>' in page
     assert '<td class="text">col</td><td></td><td>7</td></tr>' in page and "reason" not in page
@@ -104,10 +153,18 @@ def test_summary_page_shows_figures_tables_and_where_they_come_from(tmp_path):
 def test_summary_page_takes_a_styled_table_over_the_bare_one(tmp_path):
     (tmp_path / "smoke").mkdir()
     (tmp_path / "smoke/table9_rows.csv").write_text("score\n75.1234\n")
-    page = '<!DOCTYPE html><html><style type="text/css">#T_a { color: gray }</style><body><table id="T_a"><td>75.1</td></table></body></html>'
+    page = (
+        '<!DOCTYPE html><html><style type="text/css">#T_a { color: gray }</style><body><table'
+        ' id="T_a"><td>75.1</td></table></body></html>'
+    )
     (tmp_path / "smoke/table9_rows.html").write_text(page)
     text = summary.page(tmp_path)
-    assert "<td>75.1</td>" in text and "#T_a { color: gray }" in text and "75.1234" not in text and text.count("<!") == 1
+    assert (
+        "<td>75.1</td>" in text
+        and "#T_a { color: gray }" in text
+        and "75.1234" not in text
+        and text.count("<!") == 1
+    )
 
 
 def test_summary_page_stands_alone(tmp_path):
@@ -127,3 +184,38 @@ def test_long_table_is_left_to_its_link(tmp_path):
     for rows, shown in [(summary.LONGEST_TABLE, True), (summary.LONGEST_TABLE + 1, False)]:
         path.write_text("a\n" + "1\n" * rows, encoding="utf-8")
         assert bool(summary.table(path)) == shown
+
+
+@pytest.mark.slow
+def test_what_needs_a_gpu_goes_through_its_lines_without_one(tmp_path):
+    command = [sys.executable, "-m", "tools.gpu", "--size", "smoke", "--folder", str(tmp_path)]
+    parts = ["darts_cifar", "segmentation"]
+    done = subprocess.run(
+        [*command, "--parts", *parts], cwd=readme.ROOT, capture_output=True, text=True
+    )
+    about = json.loads((tmp_path / "gpu_cpu.json").read_text())
+    assert all(about["parts"][name].startswith("done") for name in parts), done.stderr
+    table = pd.read_csv(tmp_path / "gpu_cpu.csv")
+    assert list(table) == list(pd.read_csv(readme.ROOT / "figures" / "benchmark.csv"))
+    assert len(table) == 14 and (table["ratio"] > 0).all()
+
+
+def test_rows_of_a_gpu_are_those_of_the_benchmark(tmp_path):
+    rows = gpu.Rows(tmp_path / "rows.csv")
+    rows.add("a step", 8.0, 2.0, "ms", 3)
+    rows.add("a rate", 100.0, 300.0, "images/s")
+    rows.add("memory (at most)", 100.0, 80.0, "MB", 1.0)
+    table = pd.read_csv(rows.path)
+    assert list(table["ratio"]) == [4, 3, 0.8] and list(bench.reached(table)) == [True, False, True]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.gpu", "--folder", str(tmp_path)],
+        cwd=readme.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "There is no GPU here" in done.stderr
+    assert not [*tmp_path.iterdir()]

@@ -1,4 +1,5 @@
 """Writes README.md from nbs/index.ipynb: `python -m tools.readme`."""
+
 import posixpath
 import re
 from pathlib import Path
@@ -6,11 +7,15 @@ from pathlib import Path
 import nbformat
 from nbconvert import MarkdownExporter
 
+from unnas.files import written_whole
+
 ROOT = Path(__file__).parents[1]
 
 
 def relink(markdown: str, source: str, target: str) -> str:
-    """`markdown` of folder `source`, with its relative links rewritten for a file in folder `target`."""
+    """`markdown` of folder `source`, with its relative links rewritten for a file in folder
+    `target`.
+    """
 
     def rewrite(match):
         if re.match(r"[a-z]+:|#|/", match[2]):
@@ -21,7 +26,9 @@ def relink(markdown: str, source: str, target: str) -> str:
 
 
 def visible(notebook):
-    """`notebook` without its cells marked `#| hide` and without other nbdev directives, its code marked as Python."""
+    """`notebook` without its cells marked `#| hide` and without other nbdev directives, its code
+    marked as Python.
+    """
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.cells = [cell for cell in notebook.cells if not re.match(r"#\| *hide\b", cell.source)]
     for cell in notebook.cells:
@@ -37,4 +44,5 @@ def readme(index: Path = ROOT / "nbs/index.ipynb") -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+    with written_whole(ROOT / "README.md") as new:
+        new.write_text(readme(), encoding="utf-8")

@@ -1,8 +1,11 @@
-"""Runs the study's notebooks at one scale and writes the summary page: `python -m tools.study smoke`.
+"""Runs the study's notebooks at one scale and writes the summary page: `python -m tools.study
+smoke`.
 
-Each notebook of the study is executed by papermill into figures/SCALE/, where the notebook puts its figures
-and tables too. The study keeps its records, so a run that was cut short goes on where it stopped.
+Each notebook of the study is executed by papermill into figures/SCALE/, where the notebook puts its
+figures and tables too. The study keeps its records, so a run that was cut short goes on where it
+stopped.
 """
+
 import os
 import subprocess
 import sys
@@ -15,30 +18,38 @@ from nbconvert import HTMLExporter
 
 from tools import summary
 from tools.readme import ROOT, relink
+from unnas.files import written_whole
 
 
 def notebooks(folder: Path = ROOT / "nbs") -> list[Path]:
-    """The notebooks of the study: those whose names are not numbered, `index`, `protocol`, `benchmark` or `tutorial_...`."""
-    others = ("index", "protocol", "tutorial", "benchmark")
+    """The notebooks of the study: those whose names are not numbered, `index`, `protocol`,
+    `deviations`, `benchmark`, `own_...` or `tutorial_...`.
+    """
+    others = ("index", "protocol", "deviations", "tutorial", "benchmark", "own")
     names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(others))
     return sorted(names)
 
 
 def commit() -> str:
-    """The short name of the commit at hand, with a `+` after it where the tree differs from it; "" outside git."""
+    """The short name of the commit at hand, with a `+` after it where the tree differs from it; ""
+    outside git.
+    """
     describe = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 class Log:
-    """A stream for progress bars that ends in a file: it writes a bar's state once in so many `seconds`, on a line of its own."""
+    """A stream for progress bars that ends in a file: it writes a bar's state once in so many
+    `seconds`, on a line of its own.
+    """
 
     def __init__(self, stream, seconds: float = 10, clock=time.monotonic):
         self.stream, self.seconds, self.clock = stream, seconds, clock
         self.state, self.written = "", clock()
 
     def write(self, text: str) -> None:
+        """Takes what a bar draws; of several states since the last time, the last one counts."""
         *lines, rest = (self.state + text).split("\n")
         lines, self.state = [line.split("\r")[-1] for line in lines], rest.split("\r")[-1]
         if self.clock() - self.written >= self.seconds and self.state:
@@ -49,19 +60,26 @@ class Log:
             self.written = self.clock()
 
     def flush(self) -> None:
+        """Has the file written."""
         self.stream.flush()
 
 
 def run(notebook: Path, folder: Path, **parameters) -> Path:
-    """Executes `notebook` into `folder`, as .ipynb and .html, and returns the path of the page.
+    """Executes `notebook` into `folder`, as .ipynb and .html, and returns the path of the
+    page.
 
     While it runs, and after an error, the executed notebook is `_NAME.ipynb`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"_{notebook.name}"
     executed = papermill.execute_notebook(
-        notebook, unfinished, parameters, cwd=ROOT, progress_bar=False,
-        stderr_file=sys.stderr if sys.stderr.isatty() else Log(sys.stderr),  # its progress bars, as they are drawn
+        notebook,
+        unfinished,
+        parameters,
+        cwd=ROOT,
+        progress_bar=False,
+        # its progress bars, as they are drawn
+        stderr_file=sys.stderr if sys.stderr.isatty() else Log(sys.stderr),
         coalesce_streams=True,  # and only their last state in the output
     )
     executed.metadata["unnas"] = {"commit": commit()}
@@ -69,10 +87,12 @@ def run(notebook: Path, folder: Path, **parameters) -> Path:
         if cell.cell_type == "markdown":
             cell.source = relink(cell.source, "nbs", os.path.relpath(folder, ROOT))
     page, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": notebook.stem}})
-    unfinished.with_suffix(".html").write_text(page, encoding="utf-8")
-    nbformat.write(executed, unfinished)
-    unfinished.replace(folder / notebook.name)
-    return unfinished.with_suffix(".html").replace(folder / f"{notebook.stem}.html")
+    with written_whole(folder / notebook.name) as new:
+        nbformat.write(executed, new)
+    with written_whole(folder / f"{notebook.stem}.html") as new:
+        new.write_text(page, encoding="utf-8")
+    unfinished.unlink()
+    return folder / f"{notebook.stem}.html"
 
 
 def main(scale: str) -> None:
@@ -86,7 +106,10 @@ def main(scale: str) -> None:
             sys.exit("\nInterrupted. Run the same command again to go on.")
         except papermill.PapermillExecutionError as error:
             shown = (folder / f"_{notebook.name}").relative_to(ROOT)
-            sys.exit(f"{error}\n{notebook.name} failed; {shown} shows where. Run the same command again to go on.")
+            sys.exit(
+                f"{error}\n{notebook.name} failed; {shown} shows where. Run the same command again"
+                " to go on."
+            )
     page = summary.write(ROOT / "figures")
     made = sorted(path.name for path in folder.iterdir() if not path.name.startswith("_"))
     print(f"\n{folder.relative_to(ROOT)}/ has {', '.join(made)}")

@@ -1,0 +1,225 @@
+"""From a folder of images to an architecture: what people have, and what is said of it."""
+
+import json
+import shutil
+
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+
+import unnas
+from tools.readme import ROOT
+from unnas import own, verdict
+from unnas.own import looks, schedules
+from unnas.spaces import darts
+
+TINY = dict(image_size=16, batch_size=16, steps=6, search_steps=6, architectures=2)
+
+
+def photo(seed, side=40):
+    """A picture of large random blocks, which no other seed has."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize((side + side // 4, side), Image.Resampling.BICUBIC)
+
+
+def fill(folder, count, change=lambda picture: picture):
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(count):
+        change(photo(seed)).save(folder / f"{seed:03}.jpg", quality=90)
+    return folder
+
+
+def given(**settings):
+    """The settings of `find`, with None for all that is left open."""
+    usual = dict(task="rot", method="random", minutes=5, seed=0)
+    return dict.fromkeys(schedules.PARAMETERS) | usual | settings
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("own") / "photos", 110)
+
+
+def test_a_look_counts_what_is_there(tmp_path):
+    fill(tmp_path / "some" / "deep", 12)
+    photo(3, 90).save(tmp_path / "larger.png")  # one of them again, in another size and format
+    photo(50).convert("L").save(tmp_path / "gray.jpg")
+    Image.new("RGB", (50, 50), "teal").save(tmp_path / "flat.png")
+    (tmp_path / "torn.jpg").write_bytes((tmp_path / "gray.jpg").read_bytes()[:300])
+    (tmp_path / "phone.HEIC2").touch()
+    (tmp_path / ".hidden.jpg").touch()
+    seen = own.look(tmp_path)
+    assert (len(seen.files), len(seen.readable)) == (16, 15)
+    assert seen.usable == 13  # without the torn one, the flat one, and the one that is there again
+    for words in ("13 JPEG, 2 PNG", "1 cannot be read: torn.jpg", "1 there again", "1 gray"):
+        assert words in str(seen), words
+    assert "1 .heic2" in str(seen) and "1 hidden" in str(seen)
+    assert seen.short_side == 40 and "Not enough" in str(seen)
+
+
+def test_few_of_many_are_opened_and_judged_by(photos):
+    seen = own.look(photos, most=20)
+    assert len(seen.seen) == 20 and seen.usable == 110 and "20 of them opened" in str(seen)
+
+
+def test_a_picture_is_never_in_both_splits(photos, tmp_path):
+    both = fill(tmp_path / "both", 110)
+    for path in sorted(photos.iterdir()):
+        small = Image.open(path).resize((45, 36))
+        small.save(both / f"again-{path.name}", quality=70)
+    left_out = own.make_copies(own.look(both), tmp_path / "copies", image_size=16, count=500)
+    kept = [*(tmp_path / "copies").glob("*/*.jpg")]
+    assert left_out == {"there again": 110} and len(kept) == 110
+    assert len([path for path in kept if path.parent.name == "test"]) == 22
+    assert {min(Image.open(path).size) for path in kept} == {32}
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "words"),
+    [
+        (lambda picture: photo(1), "rot", "about 1 different images of 105"),
+        (lambda picture: Image.new("RGB", (40, 40), "red"), "jig", "about 0 different images"),
+        (lambda picture: picture.convert("L"), "col", "task='col': all images that were opened"),
+    ],
+)
+def test_a_folder_with_nothing_to_learn_is_refused(tmp_path, change, task, words):
+    fill(tmp_path / "photos", 105, change)
+    with pytest.raises(ValueError, match=words):
+        unnas.find(tmp_path / "photos", task, folder=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (dict(task="cls"), "task='cls': needs labels"),
+        (dict(task="rnd"), "task='rnd': is a control"),
+        (dict(method="evolution"), "method='evolution'"),
+        (dict(minutes=0), "minutes=0"),
+        (dict(budget="20M"), "budget='20M'"),
+        (dict(image_size=4), "image_size=4"),
+        (dict(architectures=1), "architectures=1"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(engine="magic"), "engine='magic'"),
+    ],
+)
+def test_bad_parameters_are_told_before_the_images_are_opened(photos, tmp_path, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        unnas.find(photos, **(TINY | dict(folder=tmp_path / "kept") | wrong))
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        unnas.find(tmp_path / "nowhere", folder=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_budget_bounds_each_network_and_one_too_small_is_named(photos, tmp_path):
+    plan = schedules.schedule_for(40, given(budget="3M multiply-adds", **TINY), workers=1)
+    (genotype,) = darts.sample(1, seed=0)
+    width = plan.width(genotype, "rot")
+    sizes = [
+        darts.MEASURES["flops"](
+            darts.build(genotype, schedules._task("rot"), stem="cifar", width=w, depth=5),
+            (3, 16, 16),
+        )
+        for w in (width, width + 2)
+    ]
+    assert sizes[0] <= 3e6 < sizes[1]
+    small = dict(method="random", budget="100 parameters", folder=tmp_path / "kept")
+    with pytest.raises(ValueError, match="budget='100 parameters': too small"):
+        unnas.find(photos, **TINY, **small)
+
+
+@pytest.mark.long
+def test_a_time_that_is_too_short_says_what_would_do():
+    with pytest.raises(ValueError, match="minutes=0.01: too short") as error:
+        schedules.schedule_for(40, given(minutes=0.01), workers=2)
+    needed = int(str(error.value).partition("allow ")[2].partition(" ")[0])
+    assert 0 < needed < 300
+
+
+@pytest.fixture(scope="module")
+def found(photos, tmp_path_factory):
+    place = tmp_path_factory.mktemp("found") / "kept"
+    options = dict(engine="serial", folder=place, budget="1M multiply-adds")
+    return unnas.find(photos, "jig", method="darts", **TINY, **options), options
+
+
+@pytest.mark.slow
+def test_the_verdict_rests_on_new_trainings(found):
+    found, _ = found
+    kinds = found.trainings.groupby("kind")
+    assert kinds.size().to_dict() == dict(found=schedules.SEEDS, random=2)
+    own_seeds = set(found.trainings.seed[found.trainings.kind == "found"])
+    assert own_seeds == {1, 2, 3} and found.verdict["decided"] is False
+    assert str(found.verdict).startswith(("Not learned", "Undecided", "Not known", "Worse"))
+    scores = {kind: part.score.to_list() for kind, part in kinds}
+    assert verdict.better(scores["found"], scores["random"]) in found.verdict.findings
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_stopped_and_says_that_images_have_changed(found, photos):
+    before, options = found
+    records = {path: path.stat().st_mtime_ns for path in before.folder.glob("records/*.json")}
+    next(iter(records)).unlink()  # as if it had been interrupted
+    shutil.copy(photos / "000.jpg", photos / "new.jpg")
+    try:
+        with pytest.warns(UserWarning, match="files have changed since this search began"):
+            again = unnas.find(photos, "jig", method="darts", **TINY, **options)
+    finally:
+        (photos / "new.jpg").unlink()
+    assert again.verdict == before.verdict and again.genotype == before.genotype
+    assert again.trainings.equals(before.trainings)
+    written = {path for path, time in records.items() if path.stat().st_mtime_ns != time}
+    assert len(written) == 1
+
+
+@pytest.mark.slow
+def test_the_model_has_the_weights_of_the_task_and_a_card(found, photos, tmp_path):
+    found, _ = found
+    saved = found.save(tmp_path / "model")
+    config = json.loads((saved / "config.json").read_text())
+    assert darts.Genotype.from_dict(config["architecture"]) == found.genotype
+    assert config["task"] == "jig"
+    card = (saved / "README.md").read_text()
+    assert "held-out images" in card and found.verdict.findings[0].words[:12] in card
+    features = unnas.load(saved).features(unnas.export.prepare(found.model, photos / "001.jpg"))
+    assert features.shape[0] == 1 and features.std() > 0
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_what_was_found(found, photos, tmp_path):
+    found, options = found
+    parameters = dict(root=str(photos), task="jig", method="darts", model=str(tmp_path / "model"))
+    parameters |= dict(budget=options["budget"], engine="serial", kept=str(found.folder), **TINY)
+    notebook = papermill.execute_notebook(
+        ROOT / "nbs" / "own_images.ipynb",
+        tmp_path / "own_images.ipynb",
+        parameters | dict(figures=str(tmp_path / "figures")),
+        cwd=tmp_path,
+        progress_bar=False,
+    )
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    assert str(found.verdict) in printed and "# A network of unnas" in printed
+    drawn = {path.suffix for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {".png", ".svg", ".csv"} and unnas.load(tmp_path / "model")
+
+
+def test_what_looks_are_named_by_is_where_they_are(photos):
+    other = photos.parent / "elsewhere" / "photos"
+    shutil.copytree(photos, other)
+    settings = dict(task="rot", method="darts", seed=0)
+    places = {own._place(own.look(folder, most=1), settings, None) for folder in (photos, other)}
+    places.add(own._place(own.look(photos, most=1), settings | dict(seed=1), None))
+    assert len(places) == 3
+
+
+def test_near_pictures_count_as_the_same():
+    one, other = looks._pattern(photo(1)), looks._pattern(photo(2))
+    assert list(looks._repeated([one, other, one ^ 0b101, other ^ 0b1111])) == [
+        False,
+        False,
+        True,
+        False,
+    ]

@@ -1,0 +1,194 @@
+"""What the notebooks share: parameters of the wrong type, modules of one's own, scores of one's
+own, and the tables that stand between records and pictures.
+"""
+
+import textwrap
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+
+from tools import study as runner
+from unnas import spaces, study, tasks
+from unnas.spaces import darts
+from unnas.study import figures, lists, report
+
+PARAMETERS = dict(
+    scale="smoke",
+    architectures=None,
+    seeds=None,
+    tasks=["rot"],
+    spaces=["darts"],
+    score="best",
+    engine="serial",
+    workers=None,
+    gpus=None,
+    slice=None,
+    root=None,
+    figures=None,
+    use=None,
+)
+
+
+def page(folder, **change):
+    """A page with these variables in its notebook."""
+    values = PARAMETERS | dict(figures=str(folder)) | change
+    return report.Page("fig2", list(PARAMETERS), values)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(architectures="abc"), "architectures='abc': must be a whole number of at least 2"),
+        (dict(architectures=1), "architectures=1: "),
+        (dict(seeds=1.5), "seeds=1.5: must be a whole number of at least 1"),
+        (dict(seeds=True), "seeds=True: "),
+        (dict(root=2023), "root=2023: must be text; pass it with -r root 2023"),
+        (dict(tasks=3), "tasks=3: must be a list of names"),
+        (dict(tasks=[]), r"tasks=\[\]: must be a list of names"),
+        (dict(tasks=[None]), r"tasks=\[None\]: must be a list of names"),
+        (dict(score="losss"), "score='losss': unknown; choose one of best, final, loss, sum_loss"),
+        (dict(engine="cluster"), "engine='cluster': unknown"),
+        (dict(gpus="half"), "gpus='half': must be a number from 0 to 1"),
+        (dict(use="missing.py"), "use='missing.py': does not import .*no such file"),
+        (dict(use="no.such.module"), "use='no.such.module': does not import"),
+        (dict(decoders=2), "decoders: unknown parameters; this notebook has scale, "),
+        (dict(archs=2, sed=1), "archs, sed: unknown parameters"),
+    ],
+)
+def test_wrong_parameters_end_in_one_sentence(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words) as error:
+        page(tmp_path, **change)
+    assert "\n" not in str(error.value)
+
+
+def test_names_may_be_text(tmp_path):
+    assert page(tmp_path, tasks="rot").tasks == ["rot"]
+    assert page(tmp_path, tasks="rot, jig").tasks == ["rot", "jig"]
+
+
+def test_functions_classes_and_modules_of_a_notebook_are_no_parameters(tmp_path, capsys):
+    def helper():
+        pass
+
+    made = page(tmp_path, helper=helper, Own=type("Own", (), {}), np=np, _private=3, tasks=tasks)
+    assert isinstance(tasks, ModuleType) and made.tasks is None
+    assert "tasks: is the module unnas.tasks here, so the default counts" in capsys.readouterr().out
+
+
+def test_a_page_saves_and_says_what_it_saved(tmp_path, capsys):
+    made = page(tmp_path)
+    shown = made.save_table(pd.DataFrame(dict(rho=[0.123456], reason=["few"])), "table")
+    assert list(shown) == ["rho"] and shown.rho[0] == 0.12
+    assert pd.read_csv(tmp_path / "table.csv").reason[0] == "few"
+    assert not len(made.close([])) and "table.csv" in capsys.readouterr().out
+
+
+OWN = textwrap.dedent("""
+    from unnas import spaces, study, tasks
+    from unnas.spaces import darts
+
+    class Turned(tasks.rotation):
+        name, crop = "turned", "random"
+
+    tasks.register("turned", Turned)
+    spaces.register("small", spaces.Space(
+        darts.sample, darts.build, darts.Genotype.from_dict, title="Small cells", like="darts"
+    ))
+    first = study.Score(lambda record: -record["result"]["loss"][0], "- loss")
+    study.register_score("first", first)
+""")
+
+
+@pytest.mark.slow
+def test_things_of_ones_own_in_a_file_reach_figure_2_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    (tmp_path / "own_things.py").write_text(OWN)
+    parameters = dict(
+        use=str(tmp_path / "own_things.py"),
+        tasks="turned",
+        spaces="small",
+        score="first",
+        architectures=2,
+        engine="processes",
+        workers=1,
+    )
+    papermill.execute_notebook(
+        runner.ROOT / "nbs/fig2.ipynb",
+        tmp_path / "out.ipynb",
+        parameters,
+        cwd=str(tmp_path),
+        progress_bar=False,
+    )
+    table = pd.read_csv(tmp_path / "figures/smoke/fig2.csv")
+    assert set(table.task) == {"turned"} and set(table.space) == {"small"} and (table.y < 0).all()
+
+
+@pytest.mark.slow
+def test_an_error_is_one_sentence_first_and_last(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        papermill.execute_notebook(
+            runner.ROOT / "nbs/fig2.ipynb",
+            tmp_path / "out.ipynb",
+            dict(seeds=1.5, figures=str(tmp_path)),
+            progress_bar=False,
+        )
+    sentence = "ValueError: seeds=1.5: must be a whole number of at least 1"
+    lines = str(error.value).strip().splitlines()
+    assert lines[-1] == sentence and sentence in lines[2:4] and len(lines) < 12
+    assert not [line for line in lines if "site-packages" in line]
+
+
+def test_a_task_says_how_its_images_are_cropped():
+    class Turned(tasks.rotation):
+        name, crop = "turned", "random"
+
+    tasks.register("turned", Turned)
+    options = dict(architectures=2, seeds=1, spaces=["darts"], look=False)
+    specs = study.specs_of(study.grid("fig3", "smoke"), tasks=["turned", "rot", "jig"], **options)
+    assert [spec.data.crop for spec in specs[:3]] == ["random", "inception", "random"]
+
+
+def test_a_space_of_ones_own_is_trained_like_the_one_that_it_names():
+    options = dict(architectures=2, seeds=1, tasks=["rot"], look=False)
+    grid = study.grid("fig2", "laptop")
+    functions = darts.sample, darts.build, darts.Genotype.from_dict
+    spaces.register("alike", spaces.Space(*functions, like="nasbench101"))
+    own = study.specs_of(grid, spaces=["alike"], **options)[0]
+    model = study.specs_of(grid, spaces=["nasbench101"], **options)[0]
+    assert (own.space, own.width, own.depth) == ("alike", model.width, model.depth)
+    assert (own.recipe, own.data) == (model.recipe, model.data)
+    spaces.register("unsized", spaces.Space(*functions))
+    with pytest.raises(ValueError, match="space='unsized': does not say how large .* register it"):
+        study.specs_of(grid, spaces=["unsized"], **options)
+
+
+@pytest.mark.slow
+def test_a_score_of_ones_own_is_a_column_and_a_name_means_one_thing(tmp_path):
+    study.register_score("first", study.Score(lambda record: record["result"]["loss"][0], "loss"))
+    with pytest.raises(ValueError, match="score='best': already registered"):
+        study.register_score("best", study.Score(len, "records"))
+    with pytest.raises(ValueError, match="score='chance': is a column of its own"):
+        study.register_score("chance", study.Score(len, "records"))
+    grid = lists.shorter(study.grid("fig2", "smoke"), 0.05, 0.2)
+    specs = study.specs_of(grid, architectures=2, tasks=["cls", "rot"], spaces=["darts"])
+    store = study.Store(tmp_path / "records", released=tmp_path)
+    runs = study.collect(specs, store=store)
+    losses = [record["result"]["loss"][0] for record in study.records_of(specs, store)]
+    assert runs["first"].tolist() == losses
+    judged = study.judged(runs, "first")
+    assert [judged[0], judged[1]] == [runs.best[0], losses[1]]  # supervision stays an accuracy
+    assert report.units(["cls", "rot"], "first") == dict(cls="accuracy (%)", rot="loss")
+
+
+def test_regrets_and_expectations_by_hand():
+    points = pd.DataFrame(
+        dict(space="darts", task="rot", x=[70.0, 80, 90, np.nan], y=[1.0, 3, 2, 9])
+    )
+    regret = figures.regrets(points, ks=(1, 2, 3, 4))
+    assert regret.k.tolist() == [1, 2, 3] and regret.regret.tolist() == [10, 0, 0]
+    assert regret.random.tolist() == pytest.approx([10, 10 / 3, 0])
+    assert figures.without_poorest(points.dropna(), 1).rho[0] == -1
+    assert not len(figures.without_poorest(pd.DataFrame(), 2))

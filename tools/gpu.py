@@ -1,0 +1,608 @@
+"""All that needs a GPU: `bash tools/gpu.sh`.
+
+Each part is a process of its own with a time limit. What it measures is written at once, so a part
+that is cut off has lost only what it was at. `--size smoke` goes through all parts with tiny
+networks, on a CPU as well; its numbers mean nothing.
+"""
+
+import argparse
+import csv
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as recording
+
+from unnas import bench, data, paper, search, study, tasks, train
+from unnas.fast import gpu, kernels
+from unnas.files import written_whole
+from unnas.spaces import darts
+from unnas.study import engines, plans
+from unnas.study.records import network_of, provenance, task_of
+
+ROOT = Path(__file__).parents[1]
+CUDA = torch.cuda.is_available()
+# What is timed against the textbook, in this order: the compiler comes last because it may be slow.
+PATHS = {"one by one": "plain", "recorded": "graphs", "recorded and compiled": "compiled"}
+BEST = "recorded and compiled"
+
+
+def not_compiled(function: Callable, **options) -> Callable:
+    """In place of a compiler, without a GPU."""
+    return function
+
+
+def again(step: Callable) -> tuple[Callable, torch.Tensor]:
+    """In place of a recording, without a GPU."""
+    outputs = step()
+    return lambda: outputs.copy_(step()), outputs
+
+
+@contextmanager
+def on(path: str) -> Iterator[None]:
+    """Within it, runs take a path; without a GPU one that goes through the same lines."""
+    if CUDA:
+        with gpu.on(gpu.PATHS[path]):
+            yield
+    else:
+        stand_in = dict(device="cpu", compiler=not_compiled, record=again)
+        with kernels.plain(), gpu.on(gpu.PATHS[path], **stand_in):
+            yield
+
+
+class Table:
+    """A table on disk that grows by one row at a time."""
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        self.path, self.columns = path, columns
+
+    def append(self, *values) -> None:
+        """A row."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([self.columns, values] if new else [values])
+        print(*values, sep=" | ", flush=True)
+
+
+class Rows(Table):
+    """What was timed, in the format of `figures/benchmark.csv`."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, ("work", "plain", "fast", "unit", "ratio", "at_least"))
+
+    def add(self, work: str, plain: float, fast: float, unit: str, goal: float | None = None):
+        """A row; its ratio is how many times better `fast` is, or "(at most)" the share."""
+        faster = fast / plain if unit.endswith("/s") or work.endswith("(at most)") else plain / fast
+        goal = "" if goal is None else goal
+        self.append(work, round(plain, 3), round(fast, 3), unit, round(faster, 3), goal)
+
+
+class Checks(Table):
+    """Differences and their limits."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, ("what", "difference", "limit", "holds"))
+        self.all_hold = True
+
+    def add(self, what: str, difference: float, limit: float) -> None:
+        """A row; a difference that is not a number is none that is small enough."""
+        holds = difference <= limit
+        self.all_hold &= holds
+        self.append(what, f"{difference:.3g}", limit, holds)
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def figure_specs(figure: str, space: str, task: str, count: int, smoke: bool) -> list[study.Spec]:
+    """The first runs of a figure at paper scale, or tiny ones like them."""
+    grid = study.grid(figure, "smoke" if smoke else "paper")
+    # a ranking needs two
+    options = dict(architectures=max(count, 2), seeds=1, spaces=[space], look=False)
+    return study.specs_of(grid, tasks=[task], **options)[:count]
+
+
+def peak() -> float:
+    """The most memory that tensors have had since the last call, in MB."""
+    if not CUDA:
+        return 1.0
+    torch.cuda.synchronize()
+    used = torch.cuda.max_memory_allocated() / 1e6
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return used
+
+
+@contextmanager
+def textbook() -> Iterator[None]:
+    """PyTorch as it comes: operators one by one, images in planes, float32 with TF32."""
+    with kernels.plain(), on("plain"):
+        yield
+
+
+def plain_rate(spec: study.Spec, steps: int) -> float:
+    """Images per second of a loop as a textbook has it."""
+    device = torch.device("cuda" if CUDA else "cpu")
+    batch = spec.recipe.batch_size
+    images = plans._noise(spec, steps * batch, None)
+    task = task_of(spec, images)
+    network = network_of(spec, task).to(device)
+    sgd = torch.optim.SGD(
+        network.parameters(), 1e-3, 0.9, weight_decay=spec.recipe.weight_decay, nesterov=True
+    )
+    generator, times = torch.Generator(device).manual_seed(0), []
+    for _ in range(2):
+        bench._finish()
+        start = time.perf_counter()
+        for pixels, labels in images.batches(batch, seed=0, drop_last=True, device=device):
+            inputs, targets = task.batch(pixels, labels, True, generator)
+            outputs = network(inputs)
+            outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+            sgd.zero_grad()
+            task.loss(outputs, targets).backward()
+            sgd.step()
+        bench._finish()
+        times.append(time.perf_counter() - start)
+    return len(images) / times[1]
+
+
+def rate(spec: study.Spec, path: str, steps: int) -> tuple[float, float]:
+    """Images per second of `train.fit` on a path, and the seconds that it takes before it is that
+    fast.
+    """
+    images = plans._noise(spec, steps * spec.recipe.batch_size, None)
+    task = task_of(spec, images)
+    recipe = replace(spec.recipe, epochs=3, warmup_epochs=0, precise_bn=0, lr=1e-3)
+    marks = [time.perf_counter()]
+    with on(path):
+        history = train.fit(
+            network_of(spec, task),
+            task,
+            images,
+            images.subset(range(1)),
+            recipe,
+            on_epoch=lambda *_: marks.append(time.perf_counter()),
+        )
+    if note := history.how.get("note"):
+        print(f"  {spec.space} {spec.task}: {note}", flush=True)
+    first, *rest = (after - before for before, after in zip(marks, marks[1:]))
+    return len(images) / min(rest), first - min(rest)
+
+
+def training(
+    rows: Rows, label: str, specs: list[study.Spec], steps: int, goal: float, paths=PATHS
+) -> None:
+    """Rows for the training of `specs`: of all paths, of memory, of what comes before."""
+    with textbook():
+        peak()
+        times = [1 / plain_rate(spec, steps) for spec in specs]
+        memory = peak()
+    before = len(times) / sum(times)
+    for name, path in paths.items():
+        found = [rate(spec, path, steps) for spec in specs]
+        after = len(found) / sum(1 / speed for speed, _ in found)
+        own = goal if name == BEST else None
+        rows.add(f"{label}: {name}", before, after, "images/s", own)
+        rows.add(f"{label}: {name}: peak memory (at most)", memory, peak(), "MB", own and 1.0)
+        if len(found) > 1 and path != "plain":
+            later = median(first for _, first in found[1:])
+            rows.add(f"{label}: {name}: before a later run", found[0][1], later, "s")
+
+
+def darts_cifar(rows: Rows, smoke: bool) -> None:
+    """The networks of the paper's CIFAR-10 study in the DARTS space."""
+    specs = figure_specs("fig2", "darts", "cls", 2 if smoke else 8, smoke)
+    training(rows, "training, DARTS, CIFAR-10, 8 networks", specs, 2 if smoke else 6, 8)
+
+
+def convolution_peak(kind: torch.dtype, smoke: bool) -> float:
+    """10^12 operations per second of a 3x3 convolution of 128 channels."""
+    batch, device = (2, "cpu") if smoke else (256, "cuda")
+    x = torch.randn(batch, 128, 32, 32, device=device, dtype=kind)
+    x = x.contiguous(memory_format=torch.channels_last)
+    w = torch.randn(128, 128, 3, 3, device=device, dtype=kind)
+    w = w.contiguous(memory_format=torch.channels_last)
+    step = partial(torch.nn.functional.conv2d, x, w, padding=1)
+    step()
+    taken = median(bench.seconds(step) for _ in range(10))
+    return 2 * batch * 32 * 32 * 128 * 128 * 9 / taken / 1e12
+
+
+def nasbench_cifar(rows: Rows, smoke: bool) -> None:
+    """The networks of the paper's CIFAR-10 study in the space of NAS-Bench-101."""
+    peaks = [convolution_peak(kind, smoke) for kind in (torch.float32, torch.bfloat16)]
+    rows.add("a 3x3 convolution, TF32 and bf16", *peaks, "TFLOP/s")
+    specs = figure_specs("fig2", "nasbench101", "cls", 2 if smoke else 8, smoke)
+    training(rows, "training, NAS-Bench-101, CIFAR-10, 8 networks", specs, 2 if smoke else 8, 3)
+
+
+def search_step(rows: Rows, smoke: bool) -> None:
+    """A step of a search at ImageNet's size."""
+    size = (
+        dict(stem="cifar", width=4, depth=3) if smoke else dict(stem="imagenet", width=16, depth=8)
+    )
+    side, batch, steps = (16, 4, 2) if smoke else (224, 64, 6)
+    device = "cuda" if CUDA else "cpu"
+    with textbook():
+        peak()
+        step = bench.SearchStep(
+            torch.contiguous_format, **size, image=side, batch=batch, device=device
+        )
+        step()
+        before, memory = median(bench.seconds(step) for _ in range(3)), peak()
+        del step
+    pixels = torch.randint(256, (2 * batch * steps, 3, side, side), dtype=torch.uint8)
+    images = data.TensorImages(
+        "random", "train", pixels, torch.arange(len(pixels)) % 10, tuple("0123456789")
+    )
+    task = tasks.classification(10)
+    for name, path in PATHS.items():
+        times = []
+        for epochs in (1, 3):
+            torch.manual_seed(0)
+            supernet = search.Supernet(task, **size)
+            recipe = search.SearchRecipe(epochs, batch, 1e-3, held_out=0.0)
+            with on(path):
+                start = time.perf_counter()
+                search.fit(supernet, task, images, recipe)
+                times.append(time.perf_counter() - start)
+        after = (times[1] - times[0]) / (2 * steps)
+        goal = 4 if name == BEST else None
+        label = "search step, ImageNet, batch 64"
+        rows.add(f"{label}: {name}", 1000 * before, 1000 * after, "ms", goal)
+        rows.add(f"{label}: {name}: peak memory (at most)", memory, peak(), "MB", goal and 1.0)
+
+
+def shared(rows: Rows, smoke: bool) -> None:
+    """Several runs on one GPU."""
+    for space, goal in (("darts", 8), ("nasbench101", 3)):
+        (spec,) = figure_specs("fig2", space, "rot", 1, smoke)
+        count = 20 * spec.recipe.batch_size
+        pixels = study.Data("noise", spec.data.image_size, count, 10, labels=False)
+        spec = replace(spec, data=pixels)
+        with textbook():
+            before = plain_rate(spec, 2 if smoke else 6)
+        table = engines.packing(spec, most=2 if smoke else 8, seconds=0.5 if smoke else 4.0)
+        for row in table.itertuples():
+            label = f"rotation, {space}, CIFAR-10, one network in {row.runs} processes"
+            rows.add(label, before, row.images_per_second, "images/s", goal)
+
+
+def pretext(rows: Rows, smoke: bool) -> None:
+    """The pretext tasks of both spaces."""
+    for space in ("darts", "nasbench101"):
+        for task in ("rot", "col", "jig"):
+            specs = figure_specs("fig2", space, task, 2, smoke)
+            title = f"{task}, {space}, CIFAR-10, 2 networks"
+            training(rows, title, specs, 2 if smoke else 6, 5, {BEST: "compiled"})
+
+
+def imagenet(rows: Rows, smoke: bool) -> None:
+    """Networks of the paper's ImageNet study, on images in memory."""
+    for space in ("darts", "nasbench101"):
+        specs = figure_specs("fig3", space, "cls", 2, smoke)
+        title = f"training, {space}, ImageNet, 2 networks"
+        training(rows, title, specs, 2 if smoke else 6, 4, {BEST: "compiled"})
+
+
+def step_of(network, task, batch, path: str, precision: str) -> Callable[[], None]:
+    """A training step of `network` on one batch, as `train.fit` takes it."""
+    acc = train.accelerator(precision)
+    sgd = torch.optim.SGD(network.parameters(), 1e-3, 0.9, nesterov=True, fused=True)
+    network = network.to(acc.device, memory_format=torch.channels_last).train()
+    batch = [x.to(acc.device) for x in batch]
+    batch[0] = batch[0].contiguous(memory_format=torch.channels_last)
+    with on(path):
+        recorder = gpu.Recorder.of(gpu.PATHS[path])
+    if gpu.PATHS[path].graphs:
+        gpu.make_recordable(sgd, acc.device)
+
+    def step(inputs, targets):
+        with acc.autocast():
+            loss = task.loss(network(inputs), targets)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        return loss.detach()
+
+    def run():
+        with on(path):
+            recorder("step", step, batch, partial(gpu.tensors_of, network, sgd))
+
+    return run
+
+
+def segmentation(rows: Rows, smoke: bool) -> None:
+    """A step of the segmentation of Table 2, 4 crops of 769 pixels."""
+    side, count = (65, 2) if smoke else (769, 4)
+    task = tasks.segmentation(19, **(dict(channels=8, rates=(1, 2)) if smoke else {}))
+    genotype = darts.Genotype.from_dict(paper.GENOTYPES["imagenet_rot"])
+    size = dict(stem="imagenet", width=4 if smoke else 78, depth=3 if smoke else 12)
+    batch = torch.randn(count, 3, side, side), torch.randint(19, (count, side, side))
+    device = "cuda" if CUDA else "cpu"
+    with textbook():
+        peak()
+        network = darts.build(genotype, task, **size).to(device)
+        sgd = torch.optim.SGD(network.parameters(), 1e-3, 0.9, nesterov=True)
+        fixed = tuple(x.to(device) for x in batch)
+        plain = partial(bench._train, network, task, lambda: fixed, sgd)
+        plain()
+        before, memory = median(bench.seconds(plain) for _ in range(3)), peak()
+        del network, sgd, plain
+    for name, path in PATHS.items():
+        step = step_of(
+            darts.build(genotype, task, **size), task, batch, path, "bf16" if CUDA else "float32"
+        )
+        step()
+        after = median(bench.seconds(step) for _ in range(5))
+        goal = 2 if name == BEST else None
+        label = "segmentation step, 4 crops of 769"
+        rows.add(f"{label}: {name}", 1000 * before, 1000 * after, "ms", goal)
+        rows.add(f"{label}: {name}: peak memory (at most)", memory, peak(), "MB", goal and 1.0)
+        del step
+
+
+def losses(path: str, precision: str, kind: str, space: str, task: str) -> list[float]:
+    """The losses of ten steps of a small training, or search, on synthetic images."""
+    torch.backends.cudnn.allow_tf32 = False
+    images = data.load("synthetic-objects", "train", image_size=32, num_images=40)
+    torch.manual_seed(0)
+    if kind == "search":
+        net = search.Supernet(tasks.rotation(), stem="cifar", width=8, depth=3)
+        recipe = search.SearchRecipe(10, 16, 0.01, held_out=0.0, precision=precision)
+        with on(path):
+            return search.fit(net, tasks.rotation(), images.unlabeled(), recipe).loss
+    objective = tasks.get(task, **(dict(num_classes=10) if task == "cls" else {}))
+    images = images if task == "cls" else images.unlabeled()
+    (spec,) = figure_specs("fig2", space, task, 1, True)
+    net = network_of(spec, objective)
+    recipe = train.Recipe(10, 40, 0.01, precision=precision)
+    with on(path):
+        return train.fit(net, objective, images, images.subset(range(4)), recipe).loss
+
+
+CASES = [
+    *(
+        ("training", space, task)
+        for space in ("darts", "nasbench101")
+        for task in tasks.names()[:4]
+    ),
+    ("search", "darts", "rot"),
+]
+
+
+def check(folder: Path, name: str, smoke: bool) -> None:
+    """Losses of ten steps: on the GPU against the CPU, fast against plain, twice the same.
+
+    Ends with an error where a difference is too large.
+    """
+    checks = Checks(folder / f"gpu_{name}_check.csv")
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tools.gpu", "--part", "losses"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    on_cpu = json.loads(done.stdout.splitlines()[-1])
+
+    def difference(a, b):
+        return max(abs(x - y) / max(abs(y), 1e-9) for x, y in zip(a, b))
+
+    for case, expected in zip(CASES[:1] if smoke else CASES, on_cpu):
+        name = " ".join(case)
+        plain = losses("plain", "float32", *case)
+        checks.add(f"{name}: GPU and CPU, first loss", difference(plain[:1], expected[:1]), 1e-5)
+        checks.add(f"{name}: GPU and CPU, ten steps", difference(plain, expected), 1e-2)
+        for path in ("graphs", "compiled"):
+            fast = losses(path, "float32", *case)
+            checks.add(f"{name}: {path}, first loss", difference(fast[:1], plain[:1]), 1e-5)
+            checks.add(f"{name}: {path}, ten steps", difference(fast, plain), 1e-2)
+        again = losses("compiled", "float32", *case)
+        checks.add(f"{name}: twice the same", difference(again, fast), 0.0)
+        half = losses("plain", "bf16", *case)
+        both = [losses("compiled", "bf16", *case) for _ in range(2)]
+        checks.add(f"{name}: compiled in bf16, ten steps", difference(both[0], half), 5e-2)
+        checks.add(f"{name}: bf16, twice the same", difference(*both), 0.0)
+    if not checks.all_hold:
+        sys.exit("a difference is too large")
+
+
+def profile(folder: Path, name: str, smoke: bool) -> None:
+    """The kernels of a step, and how far it is from reading and writing its maps once."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]
+    bandwidth = copy_bandwidth()
+    with (folder / f"gpu_{name}_profile.txt").open("w") as file:
+        for space in ("darts", "nasbench101"):
+            (spec,) = figure_specs("fig2", space, "cls", 1, smoke)
+            images = plans._noise(spec, spec.recipe.batch_size, None)
+            task = task_of(spec, images)
+            pixels, labels = next(images.batches(spec.recipe.batch_size))
+            batch = task.batch(pixels, labels, True, torch.Generator().manual_seed(0))
+            for path in ("plain", "compiled"):
+                network = network_of(spec, task)
+                maps = bytes_of_maps(network, batch[0])
+                step = step_of(network, task, batch, path, "bf16" if CUDA else "float32")
+                step()
+                taken = median(bench.seconds(step) for _ in range(5))
+                with recording(activities=activities) as found:
+                    step()
+                    bench._finish()
+                least = 3 * 2 * maps / bandwidth
+                order = "self_cuda_time_total" if CUDA else "self_cpu_time_total"
+                table = found.key_averages().table(
+                    sort_by=order, row_limit=25, max_name_column_width=60
+                )
+                text = (
+                    f"{space}, {path}: {1000 * taken:.2f} ms per step; to write and read each map"
+                    f" once in three passes, in bf16: {1000 * least:.2f} ms at"
+                    f" {bandwidth / 1e12:.2f} TB/s, {least / taken:.0%} of the step\n{table}\n"
+                )
+                print(text.partition("\n")[0], flush=True)
+                file.write(text)
+                file.flush()
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second that a copy reads and writes."""
+    x = torch.empty(2**28 if CUDA else 2**22, device="cuda" if CUDA else "cpu")
+    y = torch.empty_like(x)
+    y.copy_(x)
+    return 2 * x.nbytes / median(bench.seconds(lambda: y.copy_(x)) for _ in range(10))
+
+
+def bytes_of_maps(network: torch.nn.Module, inputs: torch.Tensor) -> int:
+    """The size of all outputs of modules without parts, in bf16."""
+    total = 0
+
+    def count(module, arguments, output):
+        nonlocal total
+        total += 2 * output.numel() if isinstance(output, torch.Tensor) else 0
+
+    leaves = [module for module in network.modules() if not [*module.children()]]
+    handles = [module.register_forward_hook(count) for module in leaves]
+    with kernels.plain(), torch.no_grad():
+        network(inputs[:2])
+    for handle in handles:
+        handle.remove()
+    return total * len(inputs) // 2
+
+
+def tests(folder: Path, name: str, smoke: bool) -> None:
+    """The project's tests on this machine, those of what runs on a GPU first."""
+    files = ["fast_gpu", "train", "search", "tasks", "darts", "nasbench101", "scores"]
+    paths = [f"tests/test_{file}.py" for file in (files[:1] if smoke else files)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    log = folder / f"gpu_{name}_tests.txt"
+    with log.open("w") as file:
+        done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    print(log.read_text()[-600:], flush=True)
+    sys.exit(done.returncode)
+
+
+def hours(folder: Path, name: str, smoke: bool) -> None:
+    """GPU-hours of Figure 2 at paper scale by the rates that were measured."""
+    table = pd.read_csv(folder / f"gpu_{name}.csv").set_index("work")["fast"]
+    measured = []
+    for space, title in (("darts", "DARTS"), ("nasbench101", "NAS-Bench-101")):
+        for task in ("cls", "rot", "col", "jig"):
+            count = (2 if smoke else 8) if task == "cls" else 2
+            work = (
+                f"training, {title}, CIFAR-10, 8 networks: {BEST}"
+                if task == "cls"
+                else f"{task}, {space}, CIFAR-10, 2 networks: {BEST}"
+            )
+            if work not in table:
+                print(f"not measured: {work}", flush=True)
+                return
+            specs = figure_specs("fig2", space, task, count, smoke)
+            each = sum(plans._multiply_adds(spec, None) for spec in specs) / count
+            tflops = 6e-12 * each * table[work]
+            measured.append(dict(data="cifar10", space=space, task=task, tflops=tflops))
+    specs = study.specs_of(study.grid("fig2", "paper"), look=False)
+    found = study.gpu_hours(specs, measured=pd.DataFrame(measured))
+    with written_whole(folder / f"gpu_{name}_hours.csv") as new:
+        found.round(1).to_csv(new, index=False)
+    print(f"Figure 2 at paper scale, one run at a time: {found.gpu_hours.sum():,.0f} GPU-hours")
+
+
+# in this order, with so many seconds at most
+TIMED = {
+    darts_cifar: 140,
+    nasbench_cifar: 60,
+    search_step: 50,
+    shared: 60,
+    pretext: 60,
+    imagenet: 45,
+    segmentation: 30,
+}
+LIMITS = {check: 140, **TIMED, tests: 45, profile: 40, hours: 60}
+PARTS = {function.__name__: function for function in LIMITS}
+
+
+def device_name() -> str:
+    """A short name for the files."""
+    if not CUDA:
+        return "cpu"
+    words = torch.cuda.get_device_name().lower().split()
+    return next((word for word in words if word not in ("nvidia", "geforce", "tesla")), "gpu")
+
+
+def part(name: str, folder: Path, smoke: bool) -> None:
+    """Do one part in this process."""
+    device = device_name()
+    if name == "losses":
+        print(json.dumps([losses("plain", "float32", *case) for case in CASES]))
+    elif PARTS[name] in TIMED:
+        PARTS[name](Rows(folder / f"gpu_{device}.csv"), smoke)
+    else:
+        PARTS[name](folder, device, smoke)
+
+
+def everything(folder: Path, minutes: float, size: str, chosen: list[str]) -> None:
+    """All parts, one after the other, each in a process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device, end = device_name(), time.monotonic() + 60 * minutes
+    for old in folder.glob(f"gpu_{device}*"):
+        old.unlink()
+    about = provenance() | dict(
+        device=torch.cuda.get_device_name() if CUDA else "cpu",
+        size=size,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        parts={},
+    )
+    for name in chosen:
+        limit = min(LIMITS[PARTS[name]], end - time.monotonic())
+        if limit < 5:
+            about["parts"][name] = "no time was left"
+            continue
+        print(f"--- {name}, {limit:.0f} s at most", flush=True)
+        command = [sys.executable, "-m", "tools.gpu", "--part", name, "--folder", str(folder)]
+        start = time.monotonic()
+        try:
+            done = subprocess.run([*command, "--size", size], cwd=ROOT, timeout=limit)
+            state = "done" if done.returncode == 0 else f"failed with {done.returncode}"
+        except subprocess.TimeoutExpired:
+            state = "cut off"
+        about["parts"][name] = f"{state} after {time.monotonic() - start:.0f} s"
+        with written_whole(folder / f"gpu_{device}.json") as new:
+            new.write_text(json.dumps(about, indent=2) + "\n")
+    print(json.dumps(about, indent=2))
+
+
+def main() -> None:
+    """Parses the command line, and does what it says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.gpu",
+        description=__doc__.partition("\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--folder", type=Path, default=ROOT / "figures")
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--size", choices=["full", "smoke"], default="full")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--part", help="do this one in this process")
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    if options.part:
+        part(options.part, folder, options.size == "smoke")
+    elif not CUDA and options.size == "full":
+        sys.exit("There is no GPU here; --size smoke goes through all parts on a CPU.")
+    else:
+        everything(folder, options.minutes, options.size, options.parts)
+
+
+if __name__ == "__main__":
+    main()
