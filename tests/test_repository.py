@@ -42,6 +42,7 @@ FLOORS = {
     "fast.batches": 1.5,
     "fast.cells": 1.5,
     "fast.supernet": 1.5,
+    "fast.tiles": 1.4,
     "fast.gpu": 1.5,
     "fast": 1.6,
     "data.images": 2,
@@ -479,3 +480,16 @@ def test_the_tests_that_the_page_of_deviations_names_exist():
     texts = {file: (ROOT / f"tests/{file}.py").read_text(encoding="utf-8") for file, _ in named}
     assert len(named) > 25
     assert not [f"{file}::{test}" for file, test in named if f"def {test}(" not in texts[file]]
+
+
+def test_the_card_of_the_released_records_names_each_file_and_field():
+    folder = ROOT / "data" / "released"
+    card = (folder / "README.md").read_text()
+    for path in folder.glob("*.jsonl"):
+        assert re.sub(r"protocol-\d", "protocol-N", path.name) in card
+        record = json.loads(path.open().readline())
+        names = (
+            set(record) | set(record["spec"]) | set(record["result"]) | set(record["provenance"])
+        )
+        names -= {"kind", "partial_channels"}
+        assert not [name for name in names if name not in card]
