@@ -682,7 +682,7 @@ def test_throughput_times_training_on_images_of_the_right_kind():
     )
     with pytest.raises(ValueError, match="steps=0"):
         study.throughput(wanted, steps=0)
-    with pytest.raises(ValueError, match="searches"):
+    with pytest.raises(ValueError, match="SearchSpec.*must be a Spec"):
         study.throughput(study.searches("smoke")[:1])
 
 
