@@ -97,7 +97,7 @@ def test_the_released_table_and_its_sentence():
     assert list(table) == ["work", "plain", "fast", "unit", "ratio", "at_least"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_roofline_has_operators_and_a_picture(tmp_path):
     results = bench.Results(tmp_path, bench.Conditions("cpu", 1, 1, "smoke"))
     roof = bench.roofline(results)
