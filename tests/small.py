@@ -1,5 +1,8 @@
 """Runs of a second, for the tests of the study."""
 
+from dataclasses import replace
+
+from unnas import study
 from unnas.spaces import darts
 from unnas.study import Data, Spec
 from unnas.train import Recipe
@@ -24,3 +27,21 @@ def specs(count=2, task="rot", **change):
         )
         for architecture in darts.sample(count, seed=0)
     ]
+
+
+def shrink(monkeypatch):
+    """Make the scale smoke a tenth of itself, for as long as the test lasts."""
+    for grids in study.GRIDS.values():
+        monkeypatch.setitem(grids, "smoke", study.lists.shorter(grids["smoke"], 0.1, 0.4))
+    for tables in study.EVALUATIONS.values():
+        monkeypatch.setitem(tables, "smoke", fewer(tables["smoke"], 60, 1))
+    searches = study.SEARCHES["smoke"]
+    few = {key: fewer(setting, 64, 2) for key, setting in searches.settings.items()}
+    monkeypatch.setitem(study.SEARCHES, "smoke", replace(searches, settings=few))
+
+
+def fewer(setting, images, epochs):
+    """`setting` with so many training images, of streets fewer, and epochs."""
+    count = 24 if setting.data.name == "synthetic-streets" else images
+    data = replace(setting.data, train_images=count)
+    return replace(setting, data=data, recipe=replace(setting.recipe, epochs=epochs))

@@ -1,5 +1,6 @@
 """The benchmark runs and goes on where it stopped; nothing fast is slower than its plain twin."""
 
+import time
 from functools import partial
 from statistics import median
 
@@ -96,7 +97,7 @@ def test_the_released_table_and_its_sentence():
     assert list(table) == ["work", "plain", "fast", "unit", "ratio", "at_least"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_roofline_has_operators_and_a_picture(tmp_path):
     results = bench.Results(tmp_path, bench.Conditions("cpu", 1, 1, "smoke"))
     roof = bench.roofline(results)
@@ -106,23 +107,31 @@ def test_the_roofline_has_operators_and_a_picture(tmp_path):
 
 
 def _pairs():
-    images = np.random.default_rng(0).integers(256, size=(64, 32, 32, 3), dtype=np.uint8)
-    build = partial(darts.build, darts.sample(1, 0)[0], stem="cifar", width=16, depth=5)
+    images = np.random.default_rng(0).integers(256, size=(32, 32, 32, 3), dtype=np.uint8)
+    build = partial(darts.build, darts.sample(1, 0)[0], stem="cifar", width=16, depth=3)
     supernet = dict(stem="cifar", width=16, depth=3, image=32, batch=8)
     return {
         "search": bench.pair(partial(bench.SearchStep, **supernet)),
-        "training": bench.pair(partial(bench.training_step, build=build, image=32, batch=32)),
+        "training": bench.pair(partial(bench.training_step, build=build, image=32, batch=8)),
         **{name: bench.pretext_pair(name, list(images)) for name in ("rot", "col", "jig")},
     }
 
 
+def _seconds(step):
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
 def _ratio(steps):
-    plain, fast = bench.alternate(steps, 3, 60)
-    return median(before / after for before, after in zip(plain, fast))
+    rounds = [[*map(_seconds, steps)] for _ in range(3)][1:]  # the first warms up
+    return median(before / after for before, after in rounds)
 
 
 @pytest.mark.clock
 def test_nothing_fast_is_slower_than_its_plain_twin():
-    """Each is faster by half or more, so that one of three tries on a busy machine shows it."""
+    """Each is faster by half or more, so that one of three tries on a busy machine shows it. The
+    time is that of this process, of which others take none.
+    """
     for name, steps in _pairs().items():
         assert any(_ratio(steps) > 1 for _ in range(3)), name

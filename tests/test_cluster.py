@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import shrink
 
 from tools.readme import ROOT
 from unnas import study
@@ -34,10 +35,21 @@ def test_bash_can_read_the_scripts_and_those_in_the_tutorial():
         )
 
 
+SHORTER = """
+from unnas import study
+
+grids = study.GRIDS["fig2"]
+grids["smoke"] = study.lists.shorter(grids["smoke"], 0.1, 0.4)
+"""
+
+
 @pytest.mark.slow
-def test_the_jobs_of_the_array_compute_all_runs_once_and_draw_nothing(tmp_path):
+def test_the_jobs_of_the_array_compute_all_runs_once_and_draw_nothing(tmp_path, monkeypatch):
+    shrink(monkeypatch)
+    (tmp_path / "shorter.py").write_text(SHORTER)
     script = SCRIPTS["array.sbatch"]
-    small = "smoke -p architectures 2 -p engine serial -y '{tasks: [rot], spaces: [nasbench101]}'"
+    small = "smoke -p architectures 2 -p engine serial -p use shorter.py"
+    small += " -y '{tasks: [rot], spaces: [nasbench101]}'"
     for old, new in (
         ("scale paper", f"scale {small}"),
         ("ID/16", "ID/2"),

@@ -57,15 +57,15 @@ def test_all_tasks_and_spaces_run_on_an_imagenet_tree_whoever_decodes(root, tmp_
     specs = specs[:8]  # one architecture of each space
     tables = [
         study.collect(
-            specs,
+            some,
             root=str(root),
             decoders=decoders,
             store=study.Store(tmp_path / str(decoders), tmp_path / "none"),
         )
-        for decoders in (0, 2)
+        for decoders, some in ((0, specs), (2, specs[4:]))
     ]
     first, second = (table.drop(columns="seconds") for table in tables)
-    assert first.equals(second)
+    assert first.iloc[4:].reset_index(drop=True).equals(second)
     assert (
         list(first.status) == ["done"] * 8 and list(first.task) == ["cls", "rot", "col", "jig"] * 2
     )

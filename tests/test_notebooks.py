@@ -1,16 +1,19 @@
-"""Runs each notebook of the study through papermill, with the smallest parameters that make
-sense.
+"""Runs each notebook of the study with the smallest parameters that make sense: in this process,
+where importing PyTorch costs nothing any more, and some through papermill as users do.
 """
 
 import hashlib
 import json
 import shutil
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+from pages import run_notebook
 from PIL import Image
+from small import shrink
 from test_export import model_of
 
 from tools import study
@@ -150,10 +153,16 @@ def execute(path, folder, **parameters):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder of its own for records, so that every run is computed, with the paper's points."""
+    """A folder of its own for records, so that every run is computed, with the paper's points; and
+    runs that are smaller still.
+    """
+    shrink(monkeypatch)
     shutil.copytree(study.ROOT / "data" / "paper", tmp_path / "data" / "paper")
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    with plt.rc_context():
+        yield tmp_path
+    plt.close("all")
 
 
 @pytest.mark.parametrize("path", study.notebooks(), ids=lambda path: path.stem)
@@ -161,10 +170,7 @@ def test_study_notebook_runs_and_leaves_its_files(path, home):
     assert path.stem in SMALLEST, (
         "give this notebook its smallest parameters and the files it leaves"
     )
-    execute(path, home, scale="smoke", figures=str(home / "figures"), **SMALLEST[path.stem])
-    executed = nbformat.read(home / path.name, as_version=4)
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    assert not [output for output in outputs if output.output_type == "error"]
+    assert run_notebook(path, scale="smoke", figures=str(home / "figures"), **SMALLEST[path.stem])
     made = {file.name for file in (home / "figures").iterdir()}
     assert made == LEAVES[path.stem]
     assert all((home / "figures" / name).stat().st_size > 0 for name in made)
@@ -172,8 +178,9 @@ def test_study_notebook_runs_and_leaves_its_files(path, home):
 
 @pytest.mark.parametrize("path", study.notebooks(), ids=lambda path: path.stem)
 def test_study_notebook_refuses_a_parameter_that_it_does_not_know(path, home):
-    with pytest.raises(papermill.PapermillExecutionError, match="sclae"):
-        execute(path, home, sclae="smoke")
+    with pytest.raises(ValueError, match="sclae"):
+        run_notebook(path, sclae="smoke")
+    assert not (home / "data/records").exists() and not (home / "figures").exists()
 
 
 def test_the_tutorial_of_use_runs_on_a_model_and_a_folder_of_ones_own(tmp_path):
@@ -207,7 +214,7 @@ def test_ground_truth_of_nasbench201(home):
     rows = [(str(cell), 90 - place, 60 + place) for place, cell in enumerate(cells)]
     pd.DataFrame(rows, columns=["arch", "cifar10", "cifar100"]).to_csv(table, index=False)
     small = dict(architectures=3, tasks=["rot"], engine="serial", figures=str(home / "figures"))
-    execute(GROUNDTRUTH, home, space="nasbench201", table=str(table), **small)
+    run_notebook(GROUNDTRUTH, space="nasbench201", table=str(table), **small)
     points = pd.read_csv(home / "figures" / "groundtruth.csv")
     assert points["cell"].tolist() == list(map(str, cells))
     assert points["truth"].tolist() == [90, 89, 88]
@@ -215,11 +222,11 @@ def test_ground_truth_of_nasbench201(home):
     for cell, size in zip(cells, sizes):
         network = nasbench201.build(cell, tasks.classification(10), stem="cifar")
         assert size == complexity.count(network, (3, 32, 32))[0]
-    with pytest.raises(papermill.PapermillExecutionError, match="space='darts': unknown; choose"):
-        execute(GROUNDTRUTH, home, space="darts", **small)
+    with pytest.raises(ValueError, match="space='darts': unknown; choose"):
+        run_notebook(GROUNDTRUTH, space="darts", **small)
 
 
-def test_ground_truth_is_that_of_the_table(home):
+def test_ground_truth_is_that_of_the_table(home, capsys):
     """Of six cells; the table has five of them, and the largest networks are the best."""
     cells = nasbench101.sample(6, seed=0)
     sizes = [
@@ -232,21 +239,9 @@ def test_ground_truth_is_that_of_the_table(home):
         table, index=False
     )
     figures = home / "figures"
-    executed = execute(
-        GROUNDTRUTH,
-        home,
-        table=str(table),
-        figures=str(figures),
-        architectures=6,
-        tasks=["rot"],
-        engine="serial",
-    )
-    printed = "".join(
-        output.text
-        for cell in executed.cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "stream"
-    )
+    small = dict(architectures=6, tasks=["rot"], engine="serial", figures=str(figures))
+    run_notebook(GROUNDTRUTH, table=str(table), **small)
+    printed = capsys.readouterr().out
     assert "accuracy: 5 of 6 cells are in the table, 1 are missing" in printed
     assert "given as shares of 1: accuracy" in printed
     points, rho = (
@@ -266,9 +261,11 @@ def test_ground_truth_is_that_of_the_table(home):
         and (rho["dropped"] == 1).all()
     )
     known = points.dropna()
+    # trainings as short as these may all answer the same
+    assert rho.loc[["naswot", "synflow", "parameters", "multiply_adds"], "rho"].notna().all()
     for name in rho.index:
         assert rho.loc[name, "rho"] == pytest.approx(
-            known[name].corr(known["truth"], "spearman"), abs=1e-12
+            known[name].corr(known["truth"], "spearman"), abs=1e-12, nan_ok=True
         )
         assert rho.loc[name, "regret_1"] == pytest.approx(
             known["truth"].max() - known.loc[known[name].idxmax(), "truth"]
@@ -291,17 +288,9 @@ def test_ground_truth_is_that_of_the_table(home):
 
 def test_table_without_the_cells_is_refused_before_anything_long(home):
     (home / "table.csv").write_text("hash,accuracy\n" + "0" * 32 + ",0.9\n")
-    with pytest.raises(
-        papermill.PapermillExecutionError, match="has 0 of the 3 cells; a ranking needs at least 2"
-    ):
-        execute(
-            GROUNDTRUTH,
-            home,
-            table=str(home / "table.csv"),
-            architectures=3,
-            engine="serial",
-            figures=str(home / "figures"),
-        )
+    small = dict(architectures=3, engine="serial", figures=str(home / "figures"))
+    with pytest.raises(ValueError, match="has 0 of the 3 cells; a ranking needs at least 2"):
+        run_notebook(GROUNDTRUTH, table=str(home / "table.csv"), **small)
     assert not list((home / "data/records").glob("*.json"))
 
 

@@ -134,7 +134,7 @@ def test_that_a_step_of_one_leaves_the_other_alone(order):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order, partial_channels", [(1, 1), (2, 1), (1, 2)])
-def test_twenty_steps_of_the_fast_search_are_those_of_the_plain_one(order, partial_channels):
+def test_steps_of_the_fast_search_are_those_of_the_plain_one(order, partial_channels):
     found = []
     for mode in (kernels.plain, nullcontext):
         torch.manual_seed(0)
@@ -147,7 +147,7 @@ def test_twenty_steps_of_the_fast_search_are_those_of_the_plain_one(order, parti
         bilevel = search.Bilevel(supernet, tasks.jigsaw(), recipe, train.accelerator("float32"))
         before = supernet.tables()
         with mode():
-            for _ in range(20):
+            for _ in range(20 if order == 1 else 6):
                 batch, weight_batch = (
                     (torch.randn(2, 4, 3, 6, 6, dtype=torch.float64), torch.randint(24, (2,)))
                     for _ in range(2)

@@ -49,8 +49,8 @@ SCRIPT = textwrap.dedent("""
     from unnas import study, train
     from unnas.spaces import darts
     train.CHECKPOINT_SECONDS = 0
-    images = study.Data('synthetic-objects', 16, train_images=100, test_images=30, labels=False)
-    recipe = train.Recipe(epochs=5, batch_size=20, lr=.05)
+    images = study.Data('synthetic-objects', 16, train_images=60, test_images=30, labels=False)
+    recipe = train.Recipe(epochs=4, batch_size=20, lr=.05)
     specs = [
         study.Spec('darts', a, 'cifar', 4, 3, images, 'rot', 'cifar', recipe, seed=0)
         for a in darts.sample(2, seed=0)
@@ -682,7 +682,7 @@ def test_throughput_times_training_on_images_of_the_right_kind():
     )
     with pytest.raises(ValueError, match="steps=0"):
         study.throughput(wanted, steps=0)
-    with pytest.raises(ValueError, match="searches"):
+    with pytest.raises(ValueError, match="SearchSpec.*must be a Spec"):
         study.throughput(study.searches("smoke")[:1])
 
 
@@ -1493,9 +1493,9 @@ def test_many_released_files_are_looked_up_as_fast_as_few(tmp_path):
         kept.get(wanted[0].id)
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             assert all(kept.get(spec.id) for spec in wanted)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         shutil.move(tmp_path / "away", kept.folder)
         return min(times)
 
@@ -1613,7 +1613,7 @@ def start_study(folder, body, *words):
     "body, words",
     [
         ('study.collect(specs(2), engine="processes", workers=1, store=store)', ["__main__"]),
-        (
+        pytest.param(
             """
             if __name__ == "__mp_main__":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -1621,6 +1621,7 @@ def start_study(folder, body, *words):
                 study.collect(specs(2), engine="processes", workers=1, store=store)
             """,
             ["SIGKILL", "memory"],
+            marks=pytest.mark.long,
         ),
         (
             """
@@ -1669,7 +1670,7 @@ def test_workers_end_with_their_driver(tmp_path):
     assert len(living(workers)) == 2
     process.kill()
     process.communicate()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while living(workers):
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -1686,7 +1687,7 @@ def test_a_worker_killed_while_it_waits_or_answers_costs_no_other(tmp_path):
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="a worker died.*SIGKILL"):
         workers.compute(cloudpickle.dumps(wanted[1]))
-    assert time.monotonic() - start < 5 and not workers.living
+    assert time.monotonic() - start < 30 and not workers.living
     other, _ = workers.compute(cloudpickle.dumps(wanted[1]))
     assert (record["id"], other["id"]) == tuple(spec.id for spec in wanted)
     # half of an answer
@@ -1750,20 +1751,20 @@ def test_studies_that_share_a_store_share_the_work(tmp_path):
                 return super().batch(images, labels, train, generator)
         tasks.register("counted", Counted)
         if __name__ == "__main__":
-            study.collect(specs(6, "counted"), store=store)
+            study.collect(specs(4, "counted"), store=store)
         """
-    studies = [start_study(tmp_path, body) for _ in range(3)]
+    studies = [start_study(tmp_path, body) for _ in range(2)]
     for process in studies:
         _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
-    assert len(records(tmp_path)) == 6
-    assert (tmp_path / "trainings").read_text() == "x" * 6
+    assert len(records(tmp_path)) == 4
+    assert (tmp_path / "trainings").read_text() == "x" * 4
 
 
 @pytest.mark.slow
 def test_no_kill_at_any_moment_loses_doubles_or_changes_a_record():
     """Small; the long one is the same command with more kills."""
-    words = ["-m", "tools.faults", "--kills", "30", "--engines", "serial"]
+    words = ["-m", "tools.faults", "--kills", "8", "--engines", "serial"]
     found = subprocess.run(
         [sys.executable, *words],
         cwd=Path(__file__).parents[1],

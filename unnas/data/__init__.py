@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 
 # %% ../../nbs/10_data.ipynb #fd92c80f
@@ -973,17 +972,19 @@ def _existing(folder: Path) -> Path:
 # %% ../../nbs/10_data.ipynb #52b358f2
 def _download_cifar(root: Path) -> None:
     """The official files from the network, or from the archive in `root`; FileNotFoundError."""
-    tarball = f"the folder cifar-10-batches-py of {torchvision.datasets.CIFAR10.url}"
+    from torchvision.datasets import CIFAR10  # takes a second to import
+
+    tarball = f"the folder cifar-10-batches-py of {CIFAR10.url}"
     if not root.is_dir() and root.parent != path_of(os.environ.get("UNNAS_DATA") or os.devnull):
         raise FileNotFoundError(
             f"root={root}: no such folder; make it to download CIFAR-10, or put {tarball} there"
         )
     try:
         with tempfile.TemporaryDirectory(dir=_existing(root), prefix=".cifar10-") as folder:
-            archive = root / torchvision.datasets.CIFAR10.filename
+            archive = root / CIFAR10.filename
             if archive.is_file():
                 shutil.copy(archive, folder)
-            torchvision.datasets.CIFAR10(folder, download=True)
+            CIFAR10(folder, download=True)
             root.mkdir(exist_ok=True)
             os.replace(Path(folder) / "cifar-10-batches-py", root / "cifar-10-batches-py")
     except Exception as error:

@@ -31,7 +31,6 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-import torchvision
 from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
@@ -350,6 +349,8 @@ MAP_CLASSES = (
 
 # %% ../../nbs/08_data.images.ipynb #4fb891d0
 _UNKNOWN = 254  # marks what is in no numbering
+# the labelIds of `MAP_CLASSES`, of those from -1 to 33 that Cityscapes has
+_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 # %% ../../nbs/08_data.images.ipynb #881c1dc8
 def _train_id_table(train_ids: dict[int, int]) -> np.ndarray:
@@ -366,7 +367,7 @@ MAP_TABLES = {
         {**{number: number for number in range(len(MAP_CLASSES))}, VOID: VOID}
     ),
     "labelIds": _train_id_table(
-        {kind.id: kind.train_id for kind in torchvision.datasets.Cityscapes.classes}
+        {**dict.fromkeys(range(-1, 34), VOID), **{value: k for k, value in enumerate(_IDS)}}
     ),
 }
 

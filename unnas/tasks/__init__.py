@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ..data import VOID
 from ..fast import batches
@@ -457,6 +456,9 @@ class MeanIoU:
         """Counts the pixels of a batch of logits (N, K, H, W) and targets (N, H, W); the state
         moves to its device.
         """
+        # takes a second to import
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
         counts = multiclass_confusion_matrix(
             outputs, targets, len(self.state), ignore_index=VOID, validate_args=False
         )
