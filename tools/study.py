@@ -22,10 +22,11 @@ from unnas.files import written_whole
 
 
 def notebooks(folder: Path = ROOT / "nbs") -> list[Path]:
-    """The notebooks of the study: those whose names are not numbered, `index`, `protocol`,
-    `deviations`, `benchmark`, `own_...` or `tutorial_...`.
+    """The notebooks of the study: those whose names are not numbered, and not those of pages that
+    need no scale, of tutorials and of one's own images.
     """
-    others = ("index", "protocol", "deviations", "tutorial", "benchmark", "own")
+    others = ("index", "protocol", "findings", "checks", "deviations", "tutorial", "benchmark")
+    others += ("own",)
     names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(others))
     return sorted(names)
 
