@@ -459,8 +459,8 @@ def test_what_the_prose_says_of_the_anchors():
     assert (scenes.best_tenth < 0.25).all() and (scenes.best_tenth < jigsaw.best_tenth + 0.15).all()
 
 
-def test_the_tests_that_the_page_of_deviations_names_exist():
-    page = (ROOT / "nbs/deviations.ipynb").read_text(encoding="utf-8")
+def test_the_tests_that_the_page_of_checks_names_exist():
+    page = (ROOT / "nbs/checks.ipynb").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)::(test_\w+)`", page)
     texts = {file: (ROOT / f"tests/{file}.py").read_text(encoding="utf-8") for file, _ in named}
     assert len(named) > 25
