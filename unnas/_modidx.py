@@ -1743,6 +1743,6 @@ d = { 'settings': { 'branch': 'main',
                                'unnas.verdict._share': ('verdict.html#_share', 'unnas/verdict.py'),
                                'unnas.verdict.better': ('verdict.html#better', 'unnas/verdict.py'),
                                'unnas.verdict.decided': ('verdict.html#decided', 'unnas/verdict.py'),
+                               'unnas.verdict.half_decided': ('verdict.html#half_decided', 'unnas/verdict.py'),
                                'unnas.verdict.learned': ('verdict.html#learned', 'unnas/verdict.py'),
-                               'unnas.verdict.of_search': ('verdict.html#of_search', 'unnas/verdict.py'),
-                               'unnas.verdict.undecided': ('verdict.html#undecided', 'unnas/verdict.py')}}}
+                               'unnas.verdict.of_search': ('verdict.html#of_search', 'unnas/verdict.py')}}}
