@@ -250,6 +250,67 @@ def test_a_table_is_refused_where_nothing_can_be_looked_up():
         searched.truth_of(Page)
 
 
+# ---------------------------------------------------------------- beside what chance finds
+
+
+def found(own, cell, first):
+    """The result of a search that began with `first` and ended with `cell`."""
+    table = (9 * torch.eye(5)[[OPS.index(op) for op in first.ops]]).tolist()
+    return dict(genotype=cell.to_dict(), tables=[dict(alpha_cell=table)])
+
+
+def test_random_architectures_share_the_epochs_of_the_search():
+    own = spec(space="nasbench201", recipe=dict(momentum=0.8, clip=2.0))
+    cells = nasbench201.sample(3, seed=0)
+    (one, two, three) = searched.trainings(replace(own, seed=4), cells, 2, seed=5)
+    assert [s.architecture for s in (one, two, three)] == cells and one.seed == 5
+    assert one.recipe.epochs == 1 and own.recipe.epochs == 2  # two of them have its epochs
+    (whole,) = searched.trainings(own, cells[:1], 1, seed=5)
+    assert whole.recipe.epochs == 2
+    same = ("lr", "momentum", "weight_decay", "clip", "batch_size", "schedule", "precision")
+    for name in same:
+        assert getattr(one.recipe, name) == getattr(own.recipe, name)
+    assert (one.space, one.width, one.depth, one.task) == ("nasbench201", 4, 3, "rot")
+    assert one.data.train_images == one.data.test_images == 60 and one.data.fingerprint
+    absent = replace(own, data=replace(own.data, name="cifar10", fingerprint="0" * 64))
+    assert searched.trainings(absent, cells, 2, seed=5) is None
+
+
+class Compared:
+    """A page on which the score of a training is the number of 3x3 convolutions, plus its seed."""
+
+    random, root, asked = 4, None, []
+
+    def collect(self, specs, workers):
+        self.asked += specs
+        return pd.DataFrame(
+            [
+                dict(task=s.task, seed=s.seed, final=s.architecture.ops.count(CONV3) + s.seed)
+                | dict(parameters=1, multiply_adds=1)
+                for s in specs
+            ]
+        )
+
+
+def test_what_was_searched_stands_beside_the_untrained_and_random_search(capsys):
+    own, first = spec(space="nasbench201"), Cell([POOL, CONV3] * 3)
+    table, named = searched.compared(Compared(), own, found(own, SKIPS, first))
+    drawn = nasbench201.sample(4, seed=0)
+    counts = [cell.ops.count(CONV3) for cell in drawn]
+    best = drawn[counts.index(max(counts))]
+    expected = {"searched": SKIPS, "untrained": first, "random search": best}
+    assert named == expected | {f"random {i}": cell for i, cell in enumerate(drawn)}
+    assert list(table["architecture"]) == list(named)
+    assert list(table["score"]) == [1, 4, max(counts) + 1, *counts]
+    assert list(table["seed"]) == [1] * 3 + [0] * 4
+    assert list(table["skip_connections"])[:2] == [6, 0] and table["similarity"][0] == 1
+    assert f"is random {counts.index(max(counts))}" in capsys.readouterr().out
+    page = Compared()
+    page.random = 0
+    alone, _ = searched.compared(page, own, found(own, SKIPS, first))
+    assert list(alone["architecture"]) == ["searched", "untrained"] and "score" not in alone
+
+
 def test_only_a_known_space_has_a_verdict():
     with pytest.raises(ValueError, match="space='nasbench101'"):
         verdict.decided([1.0], space="nasbench101")

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['spec_of', 'file_name', 'found', 'verdict_of', 'kinds_of', 'draw_curves', 'draw_alphas', 'draw_forming',
-           'architecture_of', 'draw_found', 'nearness', 'truth_of', 'looked_up']
+           'architecture_of', 'draw_found', 'nearness', 'rivals', 'trainings', 'compared', 'truth_of', 'looked_up']
 
 # %% ../../nbs/36_study.searched.ipynb #aa998026
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from .. import paper, plots, search, tasks, verdict
 from ..spaces import SPACES, darts, nasbench201
 from .lists import searches
 from .records import records_of
-from .report import Page
+from .report import Page, judged, units
 from .scales import SEARCHES
-from .specs import SearchSpec
+from .specs import SearchSpec, Spec, at_hand
+from ..train import Recipe
 
 # %% ../../nbs/36_study.searched.ipynb #ba0fef54
 @dataclass(frozen=True)
@@ -200,6 +201,92 @@ def nearness(genotype: darts.Genotype | nasbench201.Cell) -> str:
         f"similarity to the paper's cells: {near.max():.2f} ({near.index[0]}) to {near.min():.2f}"
         f" ({near.index[-1]}); {random}"
     )
+
+# %% ../../nbs/36_study.searched.ipynb #f6fa0747
+def rivals(spec: SearchSpec, result: dict, random: int) -> dict[str, Any]:
+    """Architectures by name: the "searched" one, the "untrained" one, and so many that are
+    "random".
+    """
+    drawn = SPACES[spec.space].sample(random, spec.seed) if random else []
+    return {
+        "searched": architecture_of(spec, result),
+        "untrained": search.discretize(result["tables"][0]),
+        **{f"random {number}": architecture for number, architecture in enumerate(drawn)},
+    }
+
+# %% ../../nbs/36_study.searched.ipynb #0ce17d7f
+def trainings(
+    spec: SearchSpec, architectures: Iterable, random: int, seed: int, root: str | None = None
+) -> list[Spec] | None:
+    """The trainings of `architectures` by the task of a search, each of them a share of its epochs,
+    of which `random` architectures together have as many as the search; None where its images are
+    not at hand, or have no test split.
+    """
+    images = replace(spec.data, test_images=spec.data.train_images, fingerprint="")
+    if at_hand(spec.data, root) is None or (there := at_hand(images, root)) is None:
+        return None
+    r, whole_scenes = spec.recipe, spec.data.labels == "maps"
+    recipe = Recipe(
+        max(1, round(r.epochs / random)),
+        r.batch_size,
+        r.lr,
+        r.momentum,
+        weight_decay=r.weight_decay,
+        schedule=r.schedule,
+        clip=r.clip,
+        test_batch_size=1 if whole_scenes else r.test_batch_size,
+        precision=r.precision,
+    )
+    size, images = (spec.stem, spec.width, spec.depth), replace(images, fingerprint=there[2])
+    return [
+        Spec(spec.space, own, *size, images, spec.task, spec.style, recipe, seed, spec.options)
+        for own in architectures
+    ]
+
+# %% ../../nbs/36_study.searched.ipynb #c0a1558a
+def _scored(page: Page, spec: SearchSpec, named: dict[str, Any], seed: int) -> pd.DataFrame | None:
+    """Size and score of architectures by name, once trained; None where they cannot be."""
+    specs = trainings(spec, named.values(), page.random, seed, page.root)
+    if specs is None:
+        return None
+    runs = page.collect(specs, workers=1).assign(architecture=list(named))
+    runs["score"] = judged(runs, "final", None)
+    return runs[["architecture", "parameters", "multiply_adds", "seed", "score"]]
+
+# %% ../../nbs/36_study.searched.ipynb #4219a46f
+def compared(page: Page, spec: SearchSpec, result: dict) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """What a search has found beside what chance finds, a row for each name, and the architectures
+    by name: "searched", "untrained", the "random" ones of the page, and "random search", the best
+    of these.
+
+    The score is that of a training (see `trainings`), larger is better; the first three names are
+    trained with the seed after that of the search. With `random=0`, and without images, none is.
+    """
+    named = rivals(spec, result, page.random)
+    drawn = {name: own for name, own in named.items() if name.startswith("random")}
+    scores = _scored(page, spec, drawn, spec.seed) if drawn else None
+    if scores is not None:
+        best = scores["architecture"][scores["score"].fillna(-np.inf).idxmax()]
+        three = {name: named[name] for name in ("searched", "untrained")}
+        three["random search"] = named[best]
+        scores = pd.concat([_scored(page, spec, three, spec.seed + 1), scores])
+        named = three | drawn
+        unit = units([spec.task], "final", None)[spec.task]
+        print(f"score: {unit} of the {spec.task} task; the best of {len(drawn)} random is {best}")
+    else:
+        print("not trained: random is 0, or the images are not at hand, or have no test split")
+    module = _SHOWN[spec.space].module
+    table = pd.DataFrame(
+        [
+            dict(
+                architecture=name,
+                skip_connections=sum(search.skips(own).values()),
+                similarity=module.similarity(own, named["searched"]),
+            )
+            for name, own in named.items()
+        ]
+    )
+    return (table if scores is None else table.merge(scores, on="architecture")), named
 
 # %% ../../nbs/36_study.searched.ipynb #146c1741
 def truth_of(page: Page) -> pd.DataFrame | None:
