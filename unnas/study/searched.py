@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .. import paper, plots, search, tasks, verdict
+from ..files import check_name
 from ..spaces import SPACES, darts, nasbench201
 from .lists import searches
 from .records import records_of
@@ -59,7 +60,8 @@ _SHOWN = {
 def spec_of(page: Page) -> SearchSpec:
     """The search of a page, checked, and described in one line."""
     options = page.given("partial_channels", "order", "variant", "root", "space")
-    datasets = None if page.dataset is None else [page.dataset]
+    check_name("scale", page.scale, SEARCHES)
+    datasets = [page.dataset or SEARCHES[page.scale].datasets[0]]
     spec = searches(page.scale, datasets=datasets, tasks=[page.task], seeds=[page.seed], **options)[
         0
     ]
@@ -102,10 +104,12 @@ def found(page: Page, spec: SearchSpec) -> dict:
             " smaller learning rate"
         )
     chance = f" (guessing: {record['chance']:.1f}%)" if record["chance"] else ""
+    unit = tasks.class_of(spec.task).unit
+    score = "score" if unit == tasks.Task.unit else unit.removesuffix(" (%)")
     print(
         f"{result['steps']} steps in {record['seconds']:.0f} s,"
         f" {record['seconds'] / result['steps']:.2f} s a step; {record['parameters'] / 1e6:.2f} M"
-        f" parameters; score on held-out images {result['final']:.1f}%{chance}"
+        f" parameters; {score} on held-out images {result['final']:.1f}%{chance}"
     )
     return result | dict(verdict=verdict_of(record))
 
