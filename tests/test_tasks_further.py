@@ -374,9 +374,9 @@ def test_a_record_may_have_a_negative_score_where_the_task_says_so(name):
     recipe = train.Recipe(1, 10, 1e-6, precision="float32")
     cell = darts.sample(1, seed=0)[0]
     record = study.run(study.Spec("darts", cell, "cifar", 4, 3, images, name, "cifar", recipe, 0))
-    assert record["chance"] == tasks.get(name).chance and record["constant"] == (
-        record["chance"] or 0
-    )
+    assert record["chance"] == tasks.get(name).chance
+    guess = 100 / 19 if name == "con" else 0  # one of the 19 other views of ten images
+    assert record["constant"] == pytest.approx(guess)
     record["result"]["best"] = record["result"]["final"] = -3.0
     if name == "con":
         with pytest.raises(ValueError, match="final is -3.0"):
@@ -396,3 +396,14 @@ def test_a_search_without_a_data_set_asks_only_the_first_of_its_scale(tmp_path, 
     with pytest.raises(ValueError, match="task='gen': an image must be the same"):
         streets = given | dict(dataset="synthetic-streets")
         searched.spec_of(report.Page("search", given, streets))
+
+
+def test_guessing_among_few_views_is_right_more_often():
+    """As often as a network that says nothing, of many draws."""
+    task = tasks.get("con")
+    assert task.constant([torch.zeros(200)]) == pytest.approx(task.chance)
+    few = views.partners(8, "cpu")  # four images
+    drawn = [torch.randn(8, 128, generator=seeded(seed)) for seed in range(400)]
+    hits = torch.cat([task.score(outputs, few) for outputs in drawn]).double()
+    assert task.constant([few]) == pytest.approx(100 / 7)
+    assert 100 * hits.mean().item() == pytest.approx(100 / 7, abs=2.5)

@@ -689,8 +689,11 @@ class contrastive(Task):
         return (views.similarities(groups).argmax(-1) == targets[:size]).flatten()
 
     def constant(self, targets):
-        """That of guessing."""
-        return self.chance
+        """That of guessing, which is more where a batch has fewer images than a group."""
+        counts = [len(of_batch) for of_batch in targets]
+        sizes = [min(2 * self.group, count) for count in counts]
+        kept = [count // size * size for count, size in zip(counts, sizes)]
+        return sum(100 / (size - 1) * own for size, own in zip(sizes, kept)) / sum(kept)
 
 # %% ../../nbs/17_tasks.ipynb #16e435e4
 class ExplainedVariance:
