@@ -42,6 +42,11 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = settings["title"]
 html_show_sourcelink = False
+repository = f"{settings['git_url']}/blob/{settings['branch']}"
+html_theme_options = {
+    "top_of_page_buttons": ["view"],
+    "source_view_link": f"{repository}/nbs/{{filename}}",
+}
 html_css_files = ["site.css"]
 pygments_dark_style = "github-dark"
 mathjax = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0]) / "static/mathjax"
@@ -170,11 +175,16 @@ def link_names(markdown: str, names: dict[str, str]) -> str:
     return re.sub(r"(?<![`}\[])`(([\w.]+)(?:\(\))?)`(?![`\]])", link, markdown)
 
 
-def drop_outside_links(markdown: str) -> str:
-    """`markdown` without links that lead out of nbs/, whose targets are not on the site; their
-    words and pictures stay.
-    """
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
+def outside_links(markdown: str) -> str:
+    """`markdown` whose links that lead out of nbs/ lead to the repository; pictures stay."""
+    return re.sub(r"(?<!!)(\[[^\]]+\])\(\.\./([^)]*)\)", rf"\1({repository}/\2)", markdown)
+
+
+def heading(markdown: str) -> str:
+    """The last heading in `markdown`, without formulas and links; "" where it has none."""
+    found = re.findall(r"^#+ +(.+)", re.sub(r"(?ms)^```.*?^```", "", markdown), re.M)
+    words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", found[-1]) if found else ""
+    return re.sub(r"[$`*\\]", "", words).strip()
 
 
 def markdown_cell(source: str, number: int) -> dict:
@@ -192,13 +202,21 @@ def fold(cell: dict, names: list[str]) -> None:
     }
 
 
+def describe(cell: dict, words: str) -> None:
+    """Gives the pictures that `cell` shows these `words` as their alternative text."""
+    known = cell["metadata"].get("mystnb", {})
+    about = known | {"image": {"alt": f"Picture: {words}"}} if words else known
+    cell["metadata"] = cell["metadata"] | {"mystnb": about}
+
+
 def prepare_cells(cells: list[dict]) -> list[dict]:
     """The cells of a notebook as its page shows them."""
-    shown, module = [], ""
+    shown, module, about = [], "", ""
     for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            markdown = drop_outside_links(link_names(source, symbols(module)))
+            about = heading(source) or about
+            markdown = outside_links(link_names(source, symbols(module)))
             shown.append(cell | {"source": markdown})
             continue
         words, code = directives(source)
@@ -219,6 +237,9 @@ def prepare_cells(cells: list[dict]) -> list[dict]:
                 shown.append(markdown_cell(api, len(shown)))
             if names := [node.name for node in definitions(code)]:
                 fold(cell, names)
+        if words.get("echo") == "false":
+            cell["metadata"] = cell["metadata"] | {"tags": ["remove-input"]}
+        describe(cell, about)
         shown.append(cell)
     return shown
 
@@ -271,6 +292,14 @@ def contents(entries: list[str], caption: str = "") -> str:
     return "\n".join([*head, *entries, "```"]) if entries else ""
 
 
+# the parts of the study's pages, each a question, in the order of the paper
+STUDY = {
+    "Do they rank as labels do?": ["fig1", "fig2", "fig3", "fig4", "groundtruth", "anchors"],
+    "Do they find good ones?": ["fig5", "search", "cells", "table1", "table2"],
+    "How sure is this?": ["protocol", "pilot", "deviations", "checks", "benchmark"],
+}
+
+
 def sidebar(pages: list[str]) -> dict[str, str]:
     """Pages that others stand below in the sidebar -> their tables of contents. The name of a
     notebook says where it stands.
@@ -278,16 +307,21 @@ def sidebar(pages: list[str]) -> dict[str, str]:
     library = [page for page in pages if page[0].isdigit()]
     tutorials = [page for page in pages if page.startswith("tutorial")]
     own = [page for page in pages if page in ("own_images", "tutorial_use")]
-    study = [page for page in pages if page not in {"index", *library, *tutorials, *own}]
-    study.sort(key=lambda page: not page[-1].isdigit())  # the paper's figures and tables first
+    placed = {"index", "findings", *library, *tutorials, *own}
+    names = {PAGES.get(name, name) for names in STUDY.values() for name in names}
+    study = {
+        question: [PAGES.get(name, name) for name in names if PAGES.get(name, name) in pages]
+        for question, names in STUDY.items()
+    }
     groups = {
-        "Start": ["Overview <self>"],
-        "Study": study,
+        "Start": ["Overview <self>", *(page for page in pages if page == "findings")],
+        **study,
+        "More of the study": [page for page in pages if page not in placed | names],
         "Your own images": own,
         "Tutorials": [page for page in tutorials if page not in own],
         "Library": list(rooms(library)),
     }
-    start = "\n\n".join(contents(entries, caption) for caption, entries in groups.items())
+    start = "\n\n".join(filter(None, (contents(rows, words) for words, rows in groups.items())))
     return {"index": start} | {page: contents(below) for page, below in rooms(library).items()}
 
 
@@ -318,8 +352,19 @@ def prepare(app, page: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook | {"cells": cells, "metadata": metadata})
 
 
+def link_source(app, page: str, template: str, context: dict, tree) -> None:
+    """Has the button of a page lead to its notebook; a Sphinx `html-page-context` handler."""
+    names = {new: name for name, new in PAGES.items()}
+    notebook = f"{names.get(page, page)}.ipynb"
+    if (root / "nbs" / notebook).is_file():
+        context["theme_source_view_link"] = f"{repository}/nbs/{notebook}"
+    else:
+        context["theme_top_of_page_buttons"] = []
+
+
 def setup(app) -> None:
     """Connects the handlers to Sphinx."""
     app.connect("config-inited", stage)
     app.connect("env-get-outdated", outdated)
     app.connect("source-read", prepare)
+    app.connect("html-page-context", link_source)

@@ -1,6 +1,12 @@
 """What all tests share."""
 
+import os
+
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton's kernels
 
 from unnas import plots, registry
 

@@ -128,12 +128,15 @@ def test_a_front_door_has_the_name_of_its_package_and_lists_what_it_passes_on(co
 
 
 def test_the_sidebar_has_the_modules_of_a_package_below_its_front_door(conf):
-    pages = ["05_toy.cats", "06_toy", "07_lone.dog", "cells", "fig9", "index", "tutorial_x"]
+    study = ["cells", "fig2", "fig9", "findings", "index", "one_search", "tutorial_x"]
+    pages = ["05_toy.cats", "06_toy", "07_lone.dog", *study]
     assert conf.rooms(pages[:3]) == {"06_toy": ["05_toy.cats"], "07_lone.dog": []}
     sidebar = conf.sidebar(pages)
-    assert re.findall(r":caption: (\w+)\n\n(.*?)\n```", sidebar["index"], re.S) == [
-        ("Start", "Overview <self>"),
-        ("Study", "fig9\ncells"),
+    assert re.findall(r":caption: (.+)\n\n([^`]*?)\n```", sidebar["index"]) == [
+        ("Start", "Overview <self>\nfindings"),
+        ("Do they rank as labels do?", "fig2"),
+        ("Do they find good ones?", "one_search\ncells"),
+        ("More of the study", "fig9"),
         ("Tutorials", "tutorial_x"),
         ("Library", "06_toy\n07_lone.dog"),
     ]
@@ -141,11 +144,19 @@ def test_the_sidebar_has_the_modules_of_a_package_below_its_front_door(conf):
     assert sidebar["07_lone.dog"] == ""
 
 
-def test_links_out_of_the_site_keep_their_words(conf):
+def test_links_out_of_the_site_lead_to_the_repository(conf):
     assert (
-        conf.drop_outside_links("[a b](../LICENSE) [c](d.ipynb) ![e](../f.png)")
-        == "a b [c](d.ipynb) ![e](../f.png)"
+        conf.outside_links("[a b](../LICENSE) [c](d.ipynb) ![e](../f.png)")
+        == f"[a b]({conf.repository}/LICENSE) [c](d.ipynb) ![e](../f.png)"
     )
+
+
+def test_pictures_of_a_cell_are_called_by_the_heading_above(conf):
+    above = dict(cell_type="markdown", source="# A\n```sh\n# no\n```\n## The [*one*](b.md) $\\rho$")
+    shown = conf.prepare_cells([above, code("1"), code("#| echo: false\n2")])
+    alts = [cell["metadata"]["mystnb"]["image"]["alt"] for cell in shown[1:]]
+    assert alts == ["Picture: The one rho"] * 2
+    assert shown[2]["metadata"]["tags"] == ["remove-input"] and shown[2]["source"] == "2"
 
 
 @pytest.mark.slow

@@ -102,6 +102,18 @@ def test_a_new_head_is_saved_and_another_number_of_classes_refused(tmp_path, pho
     assert torch.equal(export.load(folder, num_classes=0)(x), model.features(x))
 
 
+def test_a_head_for_pixels_comes_back_from_its_folder(tmp_path, photo):
+    model = model_of()
+    model.reset_classifier(5, dense=True)
+    folder = export.save(model.eval(), tmp_path / "streets")
+    again = export.load(folder)
+    x = export.prepare(again, photo)
+    assert again(x).shape == (1, 5, 32, 32) and torch.equal(again(x), model(x))
+    assert torch.equal(export.load(folder, num_classes=5)(x), model(x))
+    assert export.load(folder, num_classes=0)(x).shape == model.features(x).shape
+    assert export.load(export.save(model_of(), tmp_path / "b"), 3, dense=True)(x).shape[1] == 3
+
+
 def test_images_are_prepared_alike_whatever_they_come_as(photo):
     model = model_of()
     picture = Image.open(photo).convert("RGB")

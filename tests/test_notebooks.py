@@ -92,7 +92,7 @@ LEAVES = {
         "cells_similarity.csv",
         "cells_groups.csv",
     },
-    "fig1": {"fig1.png", "fig1.svg"},
+    "fig1": {"fig1.png", "fig1.svg", "fig1_tasks.png", "fig1_tasks.svg"},
     "fig2": {"fig2.png", "fig2.svg", "fig2.csv", "fig2_rho.csv"},
     "fig3": {"fig3.png", "fig3.svg", "fig3.csv", "fig3_rho.csv"},
     "fig4": {

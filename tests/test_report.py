@@ -2,6 +2,7 @@
 own, and the tables that stand between records and pictures.
 """
 
+import json
 import textwrap
 from types import ModuleType
 
@@ -102,11 +103,59 @@ OWN = textwrap.dedent("""
 """)
 
 
+def laptop(folder, monkeypatch, records=3, **change):
+    """A page at scale laptop of a project in `folder` in which this figure is released."""
+    monkeypatch.setenv("UNNAS_HOME", str(folder))
+    known = {name: PARAMETERS[name] for name in PARAMETERS if name not in report._ANYWAY}
+    note = {"laptop/fig2": dict(parameters=known, records=records)}
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "figures/released.json").write_text(json.dumps(note))
+    return report.Page("fig2", list(PARAMETERS), PARAMETERS | dict(scale="laptop") | change)
+
+
+def test_a_released_figure_is_not_overwritten_by_another_one_or_fewer_records(
+    tmp_path, monkeypatch
+):
+    runs = pd.DataFrame(dict(status=["done", "done", "failed"]))
+    monkeypatch.setattr(report, "collect", lambda specs, **options: runs)
+    own, mine = tmp_path / "figures/laptop", tmp_path / "figures/mine/laptop"
+    assert laptop(tmp_path, monkeypatch, workers=2).folder == own
+    assert laptop(tmp_path, monkeypatch, tasks=["jig"]).folder == mine
+    assert laptop(tmp_path, monkeypatch, figures=str(own)).folder == own  # asked for
+    for records, folder in ((2, own), (3, mine)):
+        page = laptop(tmp_path, monkeypatch, records)
+        page.collect([])
+        assert page.folder == folder
+    assert page.records == 2 and not page.close([]).size
+    noted = json.loads((tmp_path / "figures/released.json").read_text())
+    assert noted["laptop/fig2"]["records"] == 3  # as before: nothing was released
+
+
+def test_what_is_neither_released_nor_here_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.delenv("UNNAS_DATA", raising=False)
+    asked = study.specs_of(study.grid("fig2", "laptop"), architectures=20, tasks=["rot"])
+    words = "runs have no record, and the images of cifar10 are not here"
+    with pytest.raises(FileNotFoundError, match=words) as error:
+        page(tmp_path).collect(asked)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_released_is_listed_without_images(capsys, tmp_path):
+    made = page(tmp_path, spaces=["nasbench101"])
+    specs = made.specs_of(study.grid("fig2", "laptop"), ["cls", "rot", "gen"])
+    tasks, seeds = ({getattr(spec, name) for spec in specs} for name in ("task", "seed"))
+    assert tasks == {"cls", "rot"} and seeds == {0, 1} and len(specs) % 4 == 0
+    store = study.Store()
+    assert all(store.get(spec.id) for spec in specs)
+    assert "of 100 architectures per space so far; no signals yet" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_things_of_ones_own_in_a_file_reach_figure_2_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
     (tmp_path / "own_things.py").write_text(OWN)
     parameters = dict(
+        scale="smoke",
         use=str(tmp_path / "own_things.py"),
         tasks="turned",
         spaces="small",

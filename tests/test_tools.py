@@ -140,7 +140,7 @@ def test_summary_page_shows_figures_tables_and_where_they_come_from(tmp_path):
     page = summary.write(tmp_path).read_text(encoding="utf-8")
     assert (
         '<img src="smoke/fig2.png"' in page
-        and "<h2>Scale: smoke</h2>" in page
+        and ">Scale: smoke</h2>" in page
         and "Scale: paper" not in page
     )
     assert "A title" in page and "A lead &amp; more." in page
@@ -170,9 +170,34 @@ def test_summary_page_takes_a_styled_table_over_the_bare_one(tmp_path):
 def test_summary_page_stands_alone(tmp_path):
     make_results(tmp_path)
     page = summary.page(tmp_path)
-    targets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    targets = re.findall(r'(?:src|href)="([^"#]+)"', page)
+    places = set(re.findall(r'href="#([^"]+)"', page))
+    assert places == {"smoke", "smoke-fig2"} == set(re.findall(r'id="([^"]+)"', page))
     assert len(targets) >= 6 and all((tmp_path / target).is_file() for target in targets)
     assert "<script" not in page and "http" not in page and "prefers-color-scheme: dark" in page
+
+
+def test_summary_page_begins_with_the_answer_then_ones_own_runs_and_folds_searches(tmp_path):
+    for name in ("former/search_x.png", "laptop/fig2.png", "mine/laptop/fig2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    answer = 'claim,here\nA & B,"0.60 [0.00, 0.94]"\n'
+    (tmp_path / "laptop/findings_claims.csv").write_text(answer)
+    page = summary.page(tmp_path)
+    parts = ["A &amp; B", "<nav>", 'src="mine/laptop/fig2.png"', 'src="laptop/fig2.png"']
+    places = [page.index(part) for part in [*parts, "<details>", 'src="former/search_x.png"']]
+    assert places == sorted(places) and "0.60&nbsp;[0.00,&nbsp;0.94]" in page
+    alts = re.findall('alt="([^"]*)"', page)
+    assert len(alts) == 3 and alts[0].startswith("Figure 2, scale mine/laptop. Pretext score")
+    assert summary.plain("**a** [b](c.md) $\\rho < 1$") == "a b <i>\u03c1 &lt; 1</i>"
+
+
+def test_an_executed_notebook_needs_no_network_and_knows_dark_screens(tmp_path):
+    notebook = nbformat.read(write_notebook(tmp_path / "fig9.ipynb", "1 + 1"), as_version=4)
+    page = study.as_page(notebook, "fig9", tmp_path / "out")
+    loaded = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]+)"', page)
+    assert loaded == ["../tex-svg.js"] and (tmp_path / "tex-svg.js").is_file()
+    assert "prefers-color-scheme: dark" in page
 
 
 def test_summary_page_of_nothing(tmp_path):

@@ -6,6 +6,7 @@ networks, on a CPU as well; its numbers mean nothing.
 """
 
 import argparse
+import copy
 import csv
 import gc
 import json
@@ -23,6 +24,7 @@ from statistics import median
 
 import pandas as pd
 import torch
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recording
 
@@ -34,13 +36,14 @@ from unnas.study import engines, plans
 from unnas.study.records import network_of, provenance, task_of
 
 ROOT = Path(__file__).parents[1]
+aten = torch.ops.aten
 CUDA = torch.cuda.is_available()
 # What is timed against the textbook, in this order: the compiler comes last because it may be slow.
 PATHS = {"one by one": "plain", "recorded": "graphs", "recorded and compiled": "compiled"}
 BEST = "recorded and compiled"
 
 
-def not_compiled(function: Callable, **options) -> Callable:
+def not_compiled(function: Callable) -> Callable:
     """In place of a compiler, without a GPU."""
     return function
 
@@ -252,7 +255,7 @@ def search_step(rows: Rows, smoke: bool) -> None:
     task = tasks.classification(10)
     for name, path in PATHS.items():
         times = []
-        for epochs in (1, 3):
+        for epochs in (1, 1, 3):  # the first of all is slower
             torch.manual_seed(0)
             supernet = search.Supernet(task, **size)
             recipe = search.SearchRecipe(epochs, batch, 1e-3, held_out=0.0)
@@ -260,7 +263,7 @@ def search_step(rows: Rows, smoke: bool) -> None:
                 start = time.perf_counter()
                 search.fit(supernet, task, images, recipe)
                 times.append(time.perf_counter() - start)
-        after = (times[1] - times[0]) / (2 * steps)
+        after = (times[2] - times[1]) / (2 * steps)
         goal = 4 if name == BEST else None
         label = "search step, ImageNet, batch 64"
         rows.add(f"{label}: {name}", 1000 * before, 1000 * after, "ms", goal)
@@ -356,21 +359,42 @@ def segmentation(rows: Rows, smoke: bool) -> None:
         del step
 
 
-def losses(path: str, precision: str, kind: str, space: str, task: str) -> list[float]:
-    """The losses of ten steps of a small training, or search, on synthetic images."""
+def fixed(task: tasks.Task) -> tasks.Task:
+    """The task with the same augmentation for all batches and on all devices, whose random numbers
+    are others.
+    """
+    task, batch = copy.copy(task), task.batch
+
+    def on_cpu(images, labels, train, generator):
+        labels = labels if labels is None else labels.cpu()
+        made = batch(images.cpu(), labels, train, torch.Generator().manual_seed(0))
+        return tuple(x.to(images.device) for x in made)
+
+    task.batch = on_cpu
+    return task
+
+
+def losses(
+    path: str, precision: str, kind: str, space: str, task: str, anywhere: bool = False
+) -> list[float]:
+    """The losses of ten steps of a small training, or search, on synthetic images; of batches that
+    are the same `anywhere`.
+    """
     torch.backends.cudnn.allow_tf32 = False
     images = data.load("synthetic-objects", "train", image_size=32, num_images=40)
     torch.manual_seed(0)
     if kind == "search":
         net = search.Supernet(tasks.rotation(), stem="cifar", width=8, depth=3)
         recipe = search.SearchRecipe(10, 16, 0.01, held_out=0.0, precision=precision)
+        objective = fixed(tasks.rotation()) if anywhere else tasks.rotation()
         with on(path):
-            return search.fit(net, tasks.rotation(), images.unlabeled(), recipe).loss
+            return search.fit(net, objective, images.unlabeled(), recipe).loss
     objective = tasks.get(task, **(dict(num_classes=10) if task == "cls" else {}))
     images = images if task == "cls" else images.unlabeled()
     (spec,) = figure_specs("fig2", space, task, 1, True)
     net = network_of(spec, objective)
     recipe = train.Recipe(10, 40, 0.01, precision=precision)
+    objective = fixed(objective) if anywhere else objective
     with on(path):
         return train.fit(net, objective, images, images.subset(range(4)), recipe).loss
 
@@ -393,19 +417,15 @@ def check(folder: Path, name: str, smoke: bool) -> None:
     checks = Checks(folder / f"gpu_{name}_check.csv")
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tools.gpu", "--part", "losses"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    on_cpu = json.loads(done.stdout.splitlines()[-1])
+    on_cpu = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
     def difference(a, b):
         return max(abs(x - y) / max(abs(y), 1e-9) for x, y in zip(a, b))
 
-    for case, expected in zip(CASES[:1] if smoke else CASES, on_cpu):
-        name = " ".join(case)
+    same = {}
+    for case in CASES[:1] if smoke else CASES:
+        name, same[case] = " ".join(case), losses("plain", "float32", *case, anywhere=True)
         plain = losses("plain", "float32", *case)
-        checks.add(f"{name}: GPU and CPU, first loss", difference(plain[:1], expected[:1]), 1e-5)
-        checks.add(f"{name}: GPU and CPU, ten steps", difference(plain, expected), 1e-2)
         for path in ("graphs", "compiled"):
             fast = losses(path, "float32", *case)
             checks.add(f"{name}: {path}, first loss", difference(fast[:1], plain[:1]), 1e-5)
@@ -416,8 +436,92 @@ def check(folder: Path, name: str, smoke: bool) -> None:
         both = [losses("compiled", "bf16", *case) for _ in range(2)]
         checks.add(f"{name}: compiled in bf16, ten steps", difference(both[0], half), 5e-2)
         checks.add(f"{name}: bf16, twice the same", difference(*both), 0.0)
+    for case, line in zip(same, on_cpu.stdout):
+        name, expected = " ".join(case), json.loads(line)
+        found = same[case]
+        checks.add(f"{name}: GPU and CPU, first loss", difference(found[:1], expected[:1]), 1e-5)
+        checks.add(f"{name}: GPU and CPU, ten steps", difference(found, expected), 1e-2)
+    on_cpu.kill()
     if not checks.all_hold:
         sys.exit("a difference is too large")
+
+
+def plain_filter(x, w, around: int, dilation: int) -> torch.Tensor:
+    """ReLU and a depthwise convolution, as under mixed precision."""
+    w = w[:, None].to(x.dtype)
+    return F.conv2d(x.relu(), w, padding=around, dilation=dilation, groups=len(w))
+
+
+def plain_filter_gradients(g, x, w, around: int, dilation: int) -> tuple[torch.Tensor, ...]:
+    """The gradients of `plain_filter`, without its forward pass."""
+    numbers = [1, 1], [around] * 2, [dilation] * 2, False, [0, 0], len(w), [True, True, False]
+    dx, dw, _ = aten.convolution_backward(g, x, w[:, None].to(x.dtype), None, *numbers)
+    return aten.threshold_backward(dx, x, 0), dw.float()
+
+
+def operations(folder: Path, name: str, smoke: bool) -> None:
+    """The operations of the DARTS space on their own, forward and backward: PyTorch's, compiled by
+    PyTorch, and the kernels of `fast.tiles`; and the bytes per second that each reads and writes.
+    """
+    columns = ("operation", "how", "microseconds", "TB/s", "seconds to compile")
+    table = Table(folder / f"gpu_{name}_operations.csv", columns)
+    kind, device = (torch.bfloat16, "cuda") if CUDA else (torch.float32, "cpu")
+    batch = 128 if CUDA else 2
+    ways = {"compiled": partial(torch.compile, dynamic=False), "tiles": gpu.tiled}
+    if not CUDA:  # nor a compiler, perhaps; the kernels run in Triton's interpreter
+        ways = {"tiles": not_compiled}
+    for channels, side in ((16, 32), (64, 8)):
+        shape = batch, channels, side, side
+        x = torch.randn(shape, device=device).to(kind, memory_format=torch.channels_last)
+        g = torch.randn_like(x)
+        for size, dilation in ((3, 1), (5, 1), (5, 2)):
+            w = torch.randn(channels, size, size, device=device)
+            around = dilation * (size // 2)
+            title = f"{size}x{size}, dilation {dilation}, {channels} x {side} x {side}"
+            forward = partial(plain_filter, x, w, around, dilation)
+            timed(table, title, "PyTorch", forward, 2 * x.nbytes)
+            back = partial(plain_filter_gradients, g, x, w, around, dilation)
+            timed(table, title + ", gradients", "PyTorch", back, 3 * x.nbytes)
+            for way, compiler in ways.items():
+                if way == "compiled" and (size, channels) != (3, 16):
+                    continue  # it takes too long
+                made = compiler(gpu._filter_maps), compiler(gpu._filter_gradients)
+                timed(table, title, way, partial(made[0], x, w, 1, dilation), 2 * x.nbytes)
+                back = partial(made[1], g, x, w, 1, dilation)
+                timed(table, title + ", gradients", way, back, 3 * x.nbytes)
+        title = f"normalization, {channels} x {side} x {side}"
+        running = torch.zeros(channels, device=device), torch.ones(channels, device=device)
+        forward = partial(aten.native_batch_norm, x, None, None, *running, True, 0.1, 1e-5)
+        timed(table, title, "PyTorch", forward, 3 * x.nbytes)
+        kept = forward()[1:]
+        back = partial(aten.native_batch_norm_backward, g, x, None, *running, *kept, True, 1e-5)
+        back = partial(back, [True, False, False])
+        timed(table, title + ", gradients", "PyTorch", back, 5 * x.nbytes)
+        for way, compiler in ways.items():
+            made = compiler(gpu._normalize), compiler(gpu._normalize_gradients)
+            found = made[0](x, None, None, *running, 0.1, 1e-5, False)[1]
+            step = partial(made[0], x, None, None, *running, 0.1, 1e-5, False)
+            timed(table, title, way, step, 3 * x.nbytes)
+            back = partial(made[1], g, x, None, None, found, False)
+            timed(table, title + ", gradients", way, back, 5 * x.nbytes)
+
+
+def timed(table: Table, title: str, way: str, step: Callable, moved: int) -> None:
+    """A row for a step that has to move so many bytes, as a recording where there is a GPU."""
+    start = time.perf_counter()
+    step()
+    bench._finish()
+    first, repeats = time.perf_counter() - start, 20 if CUDA else 1
+
+    def several():
+        for _ in range(repeats):
+            step()
+
+    replay = several
+    if CUDA:
+        replay, _ = gpu.capture(several, torch.cuda.graph_pool_handle())
+    taken = median(bench.seconds(replay) for _ in range(5)) / repeats
+    table.append(title, way, round(1e6 * taken, 2), round(moved / taken / 1e12, 3), round(first, 2))
 
 
 def profile(folder: Path, name: str, smoke: bool) -> None:
@@ -484,7 +588,7 @@ def tests(folder: Path, name: str, smoke: bool) -> None:
     """The project's tests on this machine, those of what runs on a GPU first."""
     files = ["fast_gpu", "train", "search", "tasks", "darts", "nasbench101", "scores"]
     paths = [f"tests/test_{file}.py" for file in (files[:1] if smoke else files)]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "-p", "no:cacheprovider", *paths]
     log = folder / f"gpu_{name}_tests.txt"
     with log.open("w") as file:
         done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
@@ -518,17 +622,17 @@ def hours(folder: Path, name: str, smoke: bool) -> None:
     print(f"Figure 2 at paper scale, one run at a time: {found.gpu_hours.sum():,.0f} GPU-hours")
 
 
-# in this order, with so many seconds at most
+# in this order, with so many seconds at most; the first to compile waits for most kernels
 TIMED = {
-    darts_cifar: 140,
-    nasbench_cifar: 60,
-    search_step: 50,
-    shared: 60,
-    pretext: 60,
+    darts_cifar: 150,
+    nasbench_cifar: 50,
+    search_step: 60,
+    pretext: 80,
     imagenet: 45,
-    segmentation: 30,
+    segmentation: 20,
+    shared: 50,
 }
-LIMITS = {check: 140, **TIMED, tests: 45, profile: 40, hours: 60}
+LIMITS = {profile: 60, operations: 40, **TIMED, check: 60, tests: 45, hours: 60}
 PARTS = {function.__name__: function for function in LIMITS}
 
 
@@ -544,7 +648,8 @@ def part(name: str, folder: Path, smoke: bool) -> None:
     """Do one part in this process."""
     device = device_name()
     if name == "losses":
-        print(json.dumps([losses("plain", "float32", *case) for case in CASES]))
+        for case in CASES:
+            print(json.dumps(losses("plain", "float32", *case, anywhere=True)), flush=True)
     elif PARTS[name] in TIMED:
         PARTS[name](Rows(folder / f"gpu_{device}.csv"), smoke)
     else:

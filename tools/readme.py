@@ -25,12 +25,23 @@ def relink(markdown: str, source: str, target: str) -> str:
     return re.sub(r"(\]\()([^)\s]+)", rewrite, markdown)
 
 
+def shown_alone(cell):
+    """A Markdown cell with what the code `cell` printed as Markdown, where it is marked
+    `#| echo: false`; any other cell as it is.
+    """
+    if cell.cell_type != "code" or not re.match(r"#\| *echo: *false", cell.source):
+        return cell
+    printed = [out.data["text/markdown"] for out in cell.outputs if "text/markdown" in out.data]
+    return nbformat.v4.new_markdown_cell("\n\n".join(printed))
+
+
 def visible(notebook):
     """`notebook` without its cells marked `#| hide` and without other nbdev directives, its code
-    marked as Python.
+    marked as Python; of cells marked `#| echo: false` what they print alone.
     """
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.cells = [cell for cell in notebook.cells if not re.match(r"#\| *hide\b", cell.source)]
+    notebook.cells = [shown_alone(cell) for cell in notebook.cells]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = re.sub(r"^(#\|.*\n?)+", "", cell.source)

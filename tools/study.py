@@ -7,9 +7,12 @@ stopped.
 """
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -22,10 +25,11 @@ from unnas.files import written_whole
 
 
 def notebooks(folder: Path = ROOT / "nbs") -> list[Path]:
-    """The notebooks of the study: those whose names are not numbered, `index`, `protocol`,
-    `deviations`, `benchmark`, `own_...` or `tutorial_...`.
+    """The notebooks of the study: those whose names are not numbered, and not those of pages that
+    need no scale, of tutorials and of one's own images.
     """
-    others = ("index", "protocol", "deviations", "tutorial", "benchmark", "own")
+    others = ("index", "protocol", "findings", "checks", "deviations", "tutorial", "benchmark")
+    others += ("own",)
     names = (path for path in folder.glob("[a-z]*.ipynb") if not path.stem.startswith(others))
     return sorted(names)
 
@@ -64,6 +68,42 @@ class Log:
         self.stream.flush()
 
 
+# colors of JupyterLab's pages where the reader's screen is dark, and pictures on white
+DARK = """<style>@media (prefers-color-scheme: dark) { :root, body {
+  color-scheme: dark; background: #14171b;
+  --jp-layout-color0: #14171b; --jp-layout-color1: #14171b; --jp-layout-color2: #23282f;
+  --jp-content-font-color0: #fff; --jp-content-font-color1: #e6e8eb;
+  --jp-content-font-color2: #b3bac2; --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e6e8eb;
+  --jp-content-link-color: #74b0ff; --jp-cell-editor-background: #1d2228;
+  --jp-cell-editor-border-color: #343b44; --jp-border-color0: #343b44; --jp-border-color1: #343b44;
+  --jp-rendermime-table-row-background: #1d2228;
+  --jp-rendermime-table-row-hover-background: #23282f;
+  --jp-mirror-editor-keyword-color: #7cc7ff; --jp-mirror-editor-string-color: #ff9d8a;
+  --jp-mirror-editor-number-color: #a5d6a7; --jp-mirror-editor-comment-color: #9aa4af;
+  --jp-mirror-editor-punctuation-color: #b3bac2; --jp-cell-prompt-not-active-font-color: #9aa4af;
+  --jp-cell-inprompt-font-color: #9aa4af; --jp-cell-outprompt-font-color: #9aa4af;
+  --jp-mirror-editor-operator-color: #d7aefb; --jp-mirror-editor-variable-color: #e6e8eb }
+  img { background: #fff } }</style>"""
+MATHJAX = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0])
+
+
+def as_page(executed, name: str, folder: Path) -> str:
+    """An executed notebook as HTML that needs no network: formulas are set by a copy of MathJax in
+    the folder above.
+    """
+    exporter = HTMLExporter(require_js_url="", jquery_url="", mermaid_js_url="", mathjax_url="")
+    page, _ = exporter.from_notebook_node(executed, {"metadata": {"name": name}})
+    script = folder.parent / "tex-svg.js"
+    if not script.exists():
+        shutil.copy(MATHJAX / "static/mathjax/tex-svg.js", script)
+    formulas = (
+        "<script>window.MathJax = {tex: {inlineMath: [['$', '$']]}}</script>"
+        '<script defer src="../tex-svg.js"></script>'
+    )
+    page = re.sub(r'<script[^>]* src="https?:[^"]*"[^>]*></script>', "", page)
+    return page.replace("</head>", f"{DARK}{formulas}</head>", 1)
+
+
 def run(notebook: Path, folder: Path, **parameters) -> Path:
     """Executes `notebook` into `folder`, as .ipynb and .html, and returns the path of the
     page.
@@ -86,7 +126,7 @@ def run(notebook: Path, folder: Path, **parameters) -> Path:
     for cell in executed.cells:
         if cell.cell_type == "markdown":
             cell.source = relink(cell.source, "nbs", os.path.relpath(folder, ROOT))
-    page, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": notebook.stem}})
+    page = as_page(executed, notebook.stem, folder)
     with written_whole(folder / notebook.name) as new:
         nbformat.write(executed, new)
     with written_whole(folder / f"{notebook.stem}.html") as new:

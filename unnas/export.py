@@ -50,9 +50,11 @@ def _check_format(format: int) -> None:
         )
 
 # %% ../nbs/41_export.ipynb #23af1aec
-def _new_head(model: "Model", num_classes: int) -> nn.Module:
-    """A head for `num_classes`, or with 0 one that gives the means of the maps."""
-    check_at_least("num_classes", num_classes, 0)
+def _new_head(model: "Model", num_classes: int, dense: bool) -> nn.Module:
+    """A head for `num_classes`, of an image or of each pixel; or with 0 one that gives the means of
+    the maps.
+    """
+    check_at_least("num_classes", num_classes, 1 if dense else 0)
     if num_classes == 0:
         return _Pool()
     parameter, training = next(model.network.parameters()), model.training
@@ -61,7 +63,9 @@ def _new_head(model: "Model", num_classes: int) -> nn.Module:
     with torch.no_grad():
         channels = model.eval().features(x.to(parameter.dtype)).shape[1]
     model.train(training)
-    return tasks.PooledLinear(channels, num_classes).to(parameter.device, parameter.dtype)
+    wide = tasks.segmentation(num_classes).head(channels) if dense else None
+    head = wide or tasks.PooledLinear(channels, num_classes)
+    return head.to(parameter.device, parameter.dtype)
 
 # %% ../nbs/41_export.ipynb #4779359f
 class _Pool(nn.Module):
@@ -78,8 +82,9 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
     gives, `stem`, `width` and `depth` are those of the space's `build`. `task` is what it was
     trained for, with its `style`, `options` and, if it is supervised, `num_outputs`; `image_size`
     is the side of its images in pixels. `num_classes` is None for the head of the task, 0 for none
-    (the outputs are then features), or the number of outputs of a linear one. `about` is for the
-    model card. Raises ValueError for names that are unknown, and for a later `format` than this.
+    (the outputs are then features), or the number of outputs of a linear one; with `dense`, of one
+    that classifies each pixel (see `tasks.segmentation`). `about` is for the model card. Raises
+    ValueError for names that are unknown, and for a later `format` than this.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         num_outputs: int | None = None,
         options: dict | None = None,
         num_classes: int | None = None,
+        dense: bool = False,
         about: dict | None = None,
         format: int = FORMAT,
     ):
@@ -107,7 +113,7 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         size = dict(stem=stem, width=width, depth=depth, auxiliary=False, drop_path=0.0)
         self.network = SPACES[space].build(self.architecture, self.task, **size)
         if num_classes is not None:
-            self.reset_classifier(num_classes)
+            self.reset_classifier(num_classes, dense)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What the head makes of prepared images (N, C, H, W)."""
@@ -121,10 +127,12 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         """The means (N, channels) of the last maps, of prepared images (N, C, H, W)."""
         return self.network.features(x)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Take the head away (0), or put an untrained one for `num_classes` in its place."""
-        self.network.head = _new_head(self, num_classes)
-        self._hub_mixin_config["num_classes"] = num_classes
+    def reset_classifier(self, num_classes: int, dense: bool = False) -> None:
+        """Take the head away (0), or put an untrained one for `num_classes` in its place; with
+        `dense`, one that gives logits (N, num_classes, H, W) for each pixel.
+        """
+        self.network.head = _new_head(self, num_classes, dense)
+        self._hub_mixin_config |= dict(num_classes=num_classes, dense=dense)
 
 # %% ../nbs/41_export.ipynb #6ba97c5c
 def of(network: nn.Module, spec: Spec, **about) -> Model:
@@ -234,13 +242,13 @@ def save(model: Model, folder: str | Path) -> Path:
     return folder
 
 # %% ../nbs/41_export.ipynb #797a56f2
-def load(folder: str | Path, num_classes: int | None = None) -> Model:
+def load(folder: str | Path, num_classes: int | None = None, dense: bool = False) -> Model:
     """The model that `save` wrote into `folder`, or of that name on the Hub, ready to predict.
 
     `num_classes` puts an untrained head for so many classes in the place of the saved one, or none
-    (0). Raises FileNotFoundError where there is no model, and ValueError for one that does not fit:
-    of a later version, with other weights than its architecture has, or with a trained classifier
-    of another number of classes.
+    (0); with `dense`, one that classifies each pixel. Raises FileNotFoundError where there is no
+    model, and ValueError for one that does not fit: of a later version, with other weights than its
+    architecture has, or with a trained classifier of another number of classes.
     """
     path = files.path_of(folder)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -261,8 +269,10 @@ def load(folder: str | Path, num_classes: int | None = None) -> Model:
             f"folder={str(folder)!r}: its weights are not those of the architecture in its"
             f" config.json ({reason}); save the model anew"
         ) from error
-    if num_classes is not None and num_classes != model._hub_mixin_config["num_classes"]:
-        model.reset_classifier(num_classes)
+    config = model._hub_mixin_config
+    other = num_classes != config["num_classes"] or (dense and not config.get("dense"))
+    if num_classes is not None and other:
+        model.reset_classifier(num_classes, dense)
     return model.eval()
 
 # %% ../nbs/41_export.ipynb #68b30b8e

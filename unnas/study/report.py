@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'SHOWN', 'whole', 'text', 'names', 'one_of', 'sizes', 'number', 'share', 'number_or_place', 'use_module',
-           'short_errors', 'judged', 'units', 'untrained', 'ranked', 'Picture', 'Page', 'rounded', 'shown_table',
-           'paper_says']
+           'short_errors', 'judged', 'units', 'untrained', 'ranked', 'Prose', 'Picture', 'Page', 'rounded',
+           'shown_table', 'paper_says']
 
 # %% ../../nbs/33_study.report.ipynb #dfd9861e
 import importlib
 import importlib.util
 import io
+import json
 import math
 import os
 import sys
@@ -25,9 +26,16 @@ import pandas as pd
 from PIL import Image
 
 from .. import paper, plots, stats, tasks
-from ..files import check_at_least, check_name, check_number, home, writable_folder
+from unnas.files import (
+    check_at_least,
+    check_name,
+    check_number,
+    home,
+    writable_folder,
+    written_whole,
+)
 from .engines import SCORES, check_engine, collect, end_slice, slice_of
-from .lists import published_at, specs_of
+from .lists import check_computable, published_at, recorded, specs_of
 from .records import BASELINES, sources, untrained_scores
 from .scales import Grid
 from .specs import SearchSpec, Spec, at_hand
@@ -281,9 +289,16 @@ def _check(parameters: Mapping[str, Any]) -> None:
         options = (parameters.get(name) for name in ("workers", "gpus"))
         check_engine(parameters["engine"], *options)
 
+# %% ../../nbs/33_study.report.ipynb #b10cb1ca
+class Prose(str):
+    """Markdown that code has written, as a notebook shows it."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
 # %% ../../nbs/33_study.report.ipynb #90a5b7ae
 class Picture:
-    """A figure as a notebook shows it: a PNG of 256 colors, a third of the bytes, because stored
+    """A figure as a notebook shows it: a PNG of 64 colors, a quarter of the bytes, because stored
     notebooks are to stay small.
     """
 
@@ -294,8 +309,83 @@ class Picture:
         drawn, small = io.BytesIO(), io.BytesIO()
         self.figure.savefig(drawn, format="png", bbox_inches="tight")
         image = Image.open(drawn).convert("RGB")
-        image.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        image.quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
         return small.getvalue()
+
+# %% ../../nbs/33_study.report.ipynb #3b87204c
+_GUARDED = ("laptop", "former")  # the scales whose figures are released
+_ANYWAY = ("scale", "engine", "workers", "gpus", "decoders", "slice", "figures")
+
+
+def _released_figures() -> dict[str, dict]:
+    """By scale/notebook, the parameters of released figures, and how many records they show."""
+    path = home() / "figures" / "released.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _told(parameters: Mapping[str, Any]) -> dict:
+    """The parameters that decide what a figure shows, as JSON has them."""
+    shown = {name: value for name, value in parameters.items() if name not in _ANYWAY}
+    return json.loads(json.dumps(shown))
+
+
+def _place(page, records: int | None = None) -> Path:
+    """Where the files of a page go that has that many records so far (None: not known)."""
+    scale, folder = page.parameters.get("scale"), home() / "figures"
+    if scale not in _GUARDED:  # a page that is about no scale has none
+        return folder / (scale or page.name)
+    known = _released_figures().get(f"{scale}/{page.name}")
+    same = known is not None and known["parameters"] == _told(page.parameters)
+    fewer = same and records is not None and records < known["records"]
+    return folder / scale if same and not fewer else folder / "mine" / scale
+
+
+def _tell_released(page) -> None:
+    """Note what a page was made from whose files are in the folder of released ones."""
+    scale = page.parameters.get("scale")
+    if scale not in _GUARDED or Path(page.folder).resolve() != home().resolve() / "figures" / scale:
+        return
+    note = dict(parameters=_told(page.parameters), records=page.records)
+    notes = _released_figures() | {f"{scale}/{page.name}": note}
+    with written_whole(home() / "figures" / "released.json") as new:
+        new.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+# %% ../../nbs/33_study.report.ipynb #d7fa7092
+def _collected(page, specs: Sequence[Spec | SearchSpec], options: dict) -> pd.DataFrame:
+    """The runs of a page, which then knows how many records it shows, and where its files go."""
+    check_computable(specs, options.get("root"))
+    runs = collect(specs, **options)
+    end_slice(page.parameters.get("slice"), runs)
+    page.records += int((runs["status"] != "failed").sum())
+    if not page.figures:
+        page.folder = writable_folder(_place(page, page.records))
+    return runs
+
+# %% ../../nbs/33_study.report.ipynb #dbfa327b
+def _listed(
+    grid: Grid, tasks: Sequence[str], *, slice: str | None = None, **chosen
+) -> tuple[list[Spec], str]:
+    """The runs of a page, and what is to be said of their number."""
+    if slice is None and chosen.get("architectures") is None and chosen.get("root") is None:
+        numbers = {name: chosen.get(name) for name in ("seeds", "spaces")}
+        if specs := recorded(grid, tasks=tasks, **numbers):
+            return specs, _how_many(grid, specs, tasks)
+    return slice_of(specs_of(grid, tasks=tasks, **chosen), slice), ""
+
+
+def _how_many(grid: Grid, specs: Sequence[Spec], tasks: Sequence[str]) -> str:
+    """What is said of runs with records: of how many architectures of each space they are, where
+    the grid has more, and which tasks are left out.
+    """
+    spaces = dict.fromkeys(spec.space for spec in specs)
+    counts = [len({s.architecture_id for s in specs if s.space == space}) for space in spaces]
+    few = "; {} of {} architectures per space so far"
+    number = " and ".join(map(str, dict.fromkeys(counts)))
+    few = few.format(number, grid.architectures) if min(counts) < grid.architectures else ""
+    left = [task for task in tasks if task not in {spec.task for spec in specs}]
+    return few + (
+        f"; no {', no '.join(plots.TASK_TITLES[task].lower() for task in left)} yet" if left else ""
+    )
 
 # %% ../../nbs/33_study.report.ipynb #9076f2eb
 class Page:
@@ -309,32 +399,32 @@ class Page:
 
     def __init__(self, name: str, known: Iterable[str], values: Mapping[str, Any], **kinds):
         short_errors()
-        self.name, self.saved = name, []
+        self.name, self.saved, self.records, self.shown = name, [], 0, ""
         self.parameters = _read(known, values, PARAMETERS | kinds)
         vars(self).update(self.parameters)
         _check(self.parameters)
         plots.style()
-        scale = self.parameters.get("scale")  # a page that is about no scale has none
-        self.folder = writable_folder(self.figures or home() / "figures" / (scale or name))
+        self.folder = writable_folder(self.figures or _place(self))
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of its parameters."""
         return {name: self.parameters[name] for name in names if name in self.parameters}
 
     def specs_of(self, grid: Grid, tasks: Sequence[str], **options) -> list[Spec]:
-        """The runs of `grid` with the numbers of this page, or its slice of them."""
-        chosen = self.given("architectures", "seeds", "spaces", "root") | options
-        specs = slice_of(specs_of(grid, tasks=tasks, **chosen), self.parameters.get("slice"))
-        print(f"{len(specs)} runs: {grid.description}")
+        """The runs of `grid` with the numbers of this page, or its slice of them; where none of
+        these and no folder of images is given, those that have records, if any is released.
+        """
+        chosen = self.given("architectures", "seeds", "spaces", "root", "slice") | options
+        specs, self.shown = _listed(grid, tasks, **chosen)
+        print(f"{len(specs)} runs: {grid.description}{self.shown}")
         return specs
 
     def collect(self, specs: Sequence[Spec | SearchSpec], **options) -> pd.DataFrame:
-        """The table of the runs. A page that is given a slice ends here."""
-        runs = collect(
-            specs, **self.given("engine", "workers", "gpus", "decoders", "root") | options
-        )
-        end_slice(self.parameters.get("slice"), runs)
-        return runs
+        """The table of the runs; FileNotFoundError, before anything starts, where some have neither
+        records nor images. A page that is given a slice ends here.
+        """
+        given = self.given("engine", "workers", "gpus", "decoders", "root")
+        return _collected(self, specs, given | options)
 
     def judge(self, runs: pd.DataFrame, reference: str | None = "cls") -> pd.DataFrame:
         """The runs with the column score: what each of them is judged by here."""
@@ -347,13 +437,13 @@ class Page:
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Save a table as CSV; the table, to be shown."""
-        path = self.folder / f"{name}.csv"
-        table.to_csv(path, index=False)
-        self.saved.append(path)
+        self.saved.append(self.folder / f"{name}.csv")
+        table.to_csv(self.saved[-1], index=False)
         return rounded(table)
 
     def close(self, specs: Iterable[Spec | SearchSpec]) -> pd.DataFrame:
         """Print the files that were written; where the records of `specs` come from."""
+        _tell_released(self)
         print("\n".join(os.path.relpath(path, home()) for path in self.saved))
         return sources(specs)
 
@@ -363,16 +453,16 @@ def rounded(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
     return table.drop(columns="reason", errors="ignore").round(digits)
 
 # %% ../../nbs/33_study.report.ipynb #6abb3adc
-# the scale of the figures that are shown in the notebooks, until the runs of the protocol are
-# complete
-SHOWN = "former"
+# the scale of the figures that are shown in the notebooks; former where the protocol has no
+# records yet
+SHOWN = dict(fig2="laptop", groundtruth="laptop")
 
 # %% ../../nbs/33_study.report.ipynb #0ccd0151
 def shown_table(name: str, digits: int | None = 2) -> pd.DataFrame:
     """The table that was released with a figure, such as fig2_rho, as the notebook of the figure
     wrote it, rounded to look at; without rows where this installation has none.
     """
-    path = home() / "figures" / SHOWN / f"{name}.csv"
+    path = home() / "figures" / SHOWN.get(name.split("_")[0], "former") / f"{name}.csv"
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     return table if digits is None else rounded(table, digits)
 
