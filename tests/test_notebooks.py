@@ -62,7 +62,7 @@ SMALLEST = {
         "sizes": {"whole": [1, 1], "half": [1, 0.5]},
         "engine": "serial",
     },
-    "search": {"task": "jig", "partial_channels": 2},
+    "search": {"task": "jig", "partial_channels": 2, "random": 0},
     "table1": {
         "architectures": "searched",
         "datasets": ["synthetic-objects"],
@@ -124,6 +124,7 @@ LEAVES = {
     "search": {
         "search_synthetic-objects_jig_0_pc2.json",
         "search_synthetic-objects_jig_0_pc2_curves.csv",
+        "search_synthetic-objects_jig_0_pc2_compared.csv",
         *(
             f"search_synthetic-objects_jig_0_pc2_{name}.{kind}"
             for name in ("curves", "normal", "reduce", "forming", "cells")

@@ -10,7 +10,7 @@ from torch import nn
 
 from unnas import data, study, tasks, train
 from unnas.spaces import darts
-from unnas.study import report
+from unnas.study import report, searched
 from unnas.tasks import signals, views
 
 FURTHER = ["con", "mask", "gen"]
@@ -383,3 +383,16 @@ def test_a_record_may_have_a_negative_score_where_the_task_says_so(name):
             study.records.check_record(record)
     else:
         study.records.check_record(record)
+
+
+def test_a_search_without_a_data_set_asks_only_the_first_of_its_scale(tmp_path, capsys):
+    """Signals cannot be learned from street scenes, which the scale has as well."""
+    given = dict(scale="smoke", figures=str(tmp_path), dataset=None, task="gen", seed=0)
+    found = searched.spec_of(report.Page("search", given, given))
+    assert (found.data.name, found.task) == ("synthetic-objects", "gen")
+    assert "labels not given" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="scale='large'"):
+        searched.spec_of(report.Page("search", given, given | dict(scale="large")))
+    with pytest.raises(ValueError, match="task='gen': an image must be the same"):
+        streets = given | dict(dataset="synthetic-streets")
+        searched.spec_of(report.Page("search", given, streets))

@@ -194,7 +194,8 @@ def test_lists_of_runs(name, value):
 
 @MANY
 @given(
-    st.sampled_from(["scale", "datasets", "tasks", "seeds", "partial_channels", "order"]), ANYTHING
+    st.sampled_from(["scale", "datasets", "tasks", "seeds", "partial_channels", "order", "space"]),
+    ANYTHING,
 )
 def test_lists_of_searches(name, value):
     if value is None or files._is_whole(value) and value > 9 and name == "seeds":
@@ -332,8 +333,9 @@ PICTURES = {
         edges=[(0, 0), (0, 1)],
         operations=["none", "skip_connect"],
         title="",
+        states=["input", "one", "output"],
     ),
-    "search_curves": dict(frame=POINTS.assign(score=POINTS.x)),
+    "search_curves": dict(frame=POINTS.assign(score=POINTS.x), operations=8),
     "similarity_map": dict(matrix=pd.DataFrame([[1.0]], ["a"], ["a"]), title=""),
     "image_grid": dict(images=np.zeros((2, 3, 4, 4), np.uint8), titles=None, columns=8, size=1.0),
     "accuracy_rows": dict(rows=POINTS, xlabel="", band=None),

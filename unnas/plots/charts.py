@@ -118,7 +118,8 @@ def operation_text(name: str) -> str:
     """
     check_kind("name", name, str)
     name = (
-        name.replace("_connect", "")
+        name.removeprefix("nor_")
+        .replace("_connect", "")
         .replace("-bn-relu", "")
         .replace("maxpool", "max pool ")
         .replace("_", " ")
@@ -430,6 +431,8 @@ _OPERATION_LINES = {
     "skip_connect": ("#1d9e5f", "-"),
     "max_pool_3x3": ("#b84300", "-"),
     "avg_pool_3x3": ("#dda200", "--"),
+    "nor_conv_1x1": ("#3f8fd8", "--"),
+    "nor_conv_3x3": ("#123f8c", "-"),
     "sep_conv_3x3": ("#123f8c", "-"),
     "sep_conv_5x5": ("#3f8fd8", "--"),
     "dil_conv_3x3": ("#9a4fb8", "-"),
@@ -499,22 +502,46 @@ def _checked_operations(operations) -> list[str]:
         check_kind("operations", operation, str)
     return list(operations)
 
+# %% ../../nbs/05_plots.charts.ipynb #6e661be4
+def _named_states(states, rows: int, columns: int) -> tuple[list[str], int]:
+    """The names of the states, and the place of the first node among them. Raises ValueError unless
+    `states` names so many nodes, after the inputs, or is None, for cells of the DARTS space.
+    """
+    if states is None:
+        nodes = [f"node {node}" for node in range(max(rows, columns))]
+        return ["$c_{k-2}$", "$c_{k-1}$", *nodes], 2
+    _check_list("states", states, "names")
+    for state in states:
+        check_kind("states", state, str)
+    if len(states) < max(rows + 1, columns):
+        raise ValueError(
+            f"states={list(states)!r}: must name the inputs, and then {rows} nodes; there are edges"
+            f" from {columns} states"
+        )
+    return list(states), len(states) - rows
+
 # %% ../../nbs/05_plots.charts.ipynb #c6a7e674
 def alpha_panels(
-    alphas: Any, *, edges: Sequence[tuple[int, int]], operations: Sequence[str], title: str
+    alphas: Any,
+    *,
+    edges: Sequence[tuple[int, int]],
+    operations: Sequence[str],
+    title: str,
+    states: Sequence[str] | None = None,
 ) -> Figure:
     """The share of each operation on each edge of a cell over the epochs of a search.
 
     `alphas` is an array (epochs + 1, edges, operations) of weights after the softmax, that before
     the search first; `edges` are (node, input) with nodes from 0 and inputs 0, 1 for the cells
-    before and 2 + i for node i. Raises ValueError for another shape, or for weights that do not sum
-    to 1.
+    before and 2 + i for node i. `states` names the inputs of another kind of cell, and then its
+    nodes. Raises ValueError for another shape, or for weights that do not sum to 1.
     """
     edges, operations = _checked_edges(edges), _checked_operations(operations)
     check_kind("title", title, str)
     alphas = _as_numbers("alphas", alphas)
     _check_shares(alphas, edges, operations)
     rows, columns = (1 + max(edge[side] for edge in edges) for side in (0, 1))
+    states, first = _named_states(states, rows, columns)
     size = (1.75 * columns + 0.5, 1.35 * rows + 0.9)
     figure, axes = _panels(rows, columns, size, sharex=True, sharey=True)
     for ax in axes.flat:
@@ -523,8 +550,7 @@ def alpha_panels(
         ax = axes[node, source]
         ax.set_axis_on()
         _alpha_panel(ax, alphas[:, edge], operations)
-        name = ("$c_{k-2}$", "$c_{k-1}$")[source] if source < 2 else f"node {source - 2}"
-        ax.set_title(f"{name} → node {node}", size=8.5, pad=3)
+        ax.set_title(f"{states[source]} → {states[first + node]}", size=8.5, pad=3)
         ax.tick_params(labelbottom=node == rows - 1, labelleft=source == 0)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     axes[0, 0].set_ylim(0, 1.05 * alphas.max())
@@ -540,6 +566,7 @@ def alpha_panels(
 _CELL_LINES = {
     "normal": dict(color="#4c72b0", linestyle="-", label="normal cell"),
     "reduce": dict(color="#c4572f", linestyle="--", label="reduction cell"),
+    "cell": dict(color="#4c72b0", linestyle="-", label="cell"),
 }
 
 # %% ../../nbs/05_plots.charts.ipynb #e79be9dc
@@ -548,6 +575,7 @@ def search_curves(
     *,
     loss_unit: str = "cross-entropy (nats)",
     score_unit: str = "accuracy (%)",
+    operations: int = 8,
 ) -> Figure:
     """Four small panels about a search over its epochs: losses, score, entropy, and skip
     connections.
@@ -555,11 +583,15 @@ def search_curves(
     `frame` has one row per epoch and the columns epoch, loss and alpha_loss (of the halves that
     train weights and architecture), score (on held-out images), entropy_normal and entropy_reduce
     (nats, mean over the edges), skips_normal and skips_reduce (skip connections among the 8 edges
-    of the cell). NaN leaves a gap. The units are those of the task. Raises ValueError for a missing
-    column or an empty frame.
+    of the cell). Where there is one kind of cell, of 6 edges, the last four are entropy_cell and
+    skips_cell. NaN leaves a gap. The units are those of the task, and an edge has so many
+    `operations`. Raises ValueError for a missing column or an empty frame.
     """
+    check_at_least("operations", operations, 2)
+    one = isinstance(frame, pd.DataFrame) and "entropy_cell" in frame
+    cells, edges = (["cell"], 6) if one else (["normal", "reduce"], 8)
     known = ["epoch", "loss", "alpha_loss", "score"]
-    known += [f"{name}_{cell}" for name in ("entropy", "skips") for cell in _CELL_LINES]
+    known += [f"{name}_{cell}" for name in ("entropy", "skips") for cell in cells]
     frame = _checked_table("frame", frame, dict.fromkeys(known, _ANY), rows="at least one epoch")
     figure, ((loss, score, entropy, skips),) = _panels(1, 4, (11, 2.6))
     mark = dict(linewidth=1.4, marker="o" if len(frame) < 16 else "", markersize=3)
@@ -570,17 +602,17 @@ def search_curves(
     draw(loss, "loss", color="#333333", label="weights' half")
     draw(loss, "alpha_loss", color="#8a63a6", linestyle="--", label="architecture's half")
     draw(score, "score", color="#333333")
-    for cell, look in _CELL_LINES.items():
-        draw(entropy, f"entropy_{cell}", **look)
-        draw(skips, f"skips_{cell}", **look)
+    for cell in cells:
+        draw(entropy, f"entropy_{cell}", **_CELL_LINES[cell])
+        draw(skips, f"skips_{cell}", **_CELL_LINES[cell])
     level = dict(color="#808080", linestyle=(0, (2, 2)), linewidth=1)
-    entropy.axhline(np.log(8), label="ln 8: undecided", **level)
-    skips.axhline(4, label="half of the cell", **level)
+    entropy.axhline(np.log(operations), label=f"ln {operations}: undecided", **level)
+    skips.axhline(edges / 2, label="half of the cell", **level)
     loss.set(title="Loss", ylabel=loss_unit)
     score.set(title="Score", ylabel=f"held-out {score_unit}")
     entropy.set(title="Entropy of an edge", ylabel="nats")
-    skips.set(title="Skip connections", ylabel="of 8 edges", ylim=(-0.4, 8.4))
-    skips.set_yticks(range(0, 9, 2))
+    skips.set(title="Skip connections", ylabel=f"of {edges} edges", ylim=(-0.4, edges + 0.4))
+    skips.set_yticks(range(0, edges + 1, 2))
     for ax in (loss, score, entropy, skips):
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))

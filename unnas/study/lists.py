@@ -316,9 +316,11 @@ def searches(
     root: str | None = None,
     store: Store | None = None,
     look: bool = True,
+    space: str = "darts",
 ) -> list[SearchSpec]:
     """The searches of `scale`, or only some of its data sets and tasks; `seeds` is their number, or
-    a list of them; `variant` is one of `search.VARIANTS`; `root` is the folder of the data set.
+    a list of them; `variant` is one of `search.VARIANTS`; `root` is the folder of the data set;
+    `space` is one of `search.SUPERNETS`.
 
     A task that the scale does not know is searched as the task that it names (`trained_as`), for
     most rotation. Raises ValueError or FileNotFoundError for what cannot be run. With `look=False`
@@ -329,6 +331,7 @@ def searches(
     seeds = _chosen_seeds(known.seeds if seeds is None else seeds)
     check_at_least("partial_channels", partial_channels, 1)
     check_at_least("order", order, 1)
+    check_name("space", space, search.SUPERNETS)
     if variant is not None:
         check_name("variant", variant, search.VARIANTS)
     chosen = None if tasks is None else _chosen_tasks(tasks)
@@ -340,14 +343,14 @@ def searches(
             " one folder for each"
         )
     settings = {
-        (dataset, task): _search_setting(known, dataset, task)
+        (dataset, task): _of_space(known, space, _search_setting(known, dataset, task))
         for dataset in datasets
         for task in chosen or _tasks_of(known, dataset)
     }
     if look:
         settings = _fingerprinted(settings, root, store, known.former)
     specs = [
-        _search_spec(task, s, seed, int(order), int(partial_channels), variant)
+        _search_spec(task, s, seed, int(order), int(partial_channels), variant, space)
         for seed in seeds
         for (_, task), s in settings.items()
     ]
@@ -369,12 +372,19 @@ def _chosen_seeds(seeds: int | Sequence[int]) -> list[int]:
 
 # %% ../../nbs/31_study.lists.ipynb #fc9db11a
 def _search_spec(
-    task: str, s: Setting, seed: int, order: int, partial_channels: int, variant: str | None
+    task: str,
+    s: Setting,
+    seed: int,
+    order: int,
+    partial_channels: int,
+    variant: str | None,
+    space: str,
 ) -> SearchSpec:
     """The search for `task` by a setting."""
     supernet, own = (s.stem, s.width, s.depth), search.VARIANTS.get(variant, {})
     recipe = replace(s.recipe, order=order, **own)
-    return SearchSpec(*supernet, s.data, task, s.style, recipe, seed, partial_channels, s.options)
+    more = partial_channels, s.options, space
+    return SearchSpec(*supernet, s.data, task, s.style, recipe, seed, *more)
 
 # %% ../../nbs/31_study.lists.ipynb #ff5f09db
 def _tasks_of(known: Searches, dataset: str) -> list[str]:
@@ -390,6 +400,19 @@ def _search_setting(known: Searches, dataset: str, task: str) -> Setting:
     if dataset == like:
         return setting
     return replace(setting, data=replace(setting.data, name=dataset, train_images=None))
+
+# %% ../../nbs/31_study.lists.ipynb #41ad2d1a
+def _of_space(known: Searches, space: str, s: Setting) -> Setting:
+    """The setting with a supernet of that space. Raises ValueError where the scale has none."""
+    if space == "darts":
+        return s
+    if space not in known.sizes:
+        raise ValueError(
+            f"space={space!r}: this scale has searches on darts alone; choose space='darts', or the"
+            " scale laptop"
+        )
+    width, depth = known.sizes[space]
+    return replace(s, width=width, depth=depth)
 
 # %% ../../nbs/31_study.lists.ipynb #78b94eae
 @train.usual_settings()

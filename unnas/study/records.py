@@ -38,7 +38,6 @@ from PIL import Image
 import unnas
 from .. import complexity, scores, search, spaces, tasks, train, verdict
 from ..files import home, path_of, written_whole
-from ..spaces import darts
 from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, load
 
 # %% ../../nbs/28_study.records.ipynb #367d689a
@@ -64,7 +63,9 @@ def network_of(spec: Spec | SearchSpec, task: tasks.Task) -> torch.nn.Module:
         torch.manual_seed(train.derive_seed(spec.seed, "weights"))
         if isinstance(spec, SearchSpec):
             shape |= search.supernet_options(spec.recipe)
-            return search.Supernet(task, **shape, partial_channels=spec.partial_channels)
+            if spec.partial_channels > 1:
+                shape |= dict(partial_channels=spec.partial_channels)
+            return search.SUPERNETS[spec.space](task, **shape)
         extras = dict(auxiliary=spec.recipe.auxiliary_weight > 0, drop_path=spec.recipe.drop_path)
         return spaces.SPACES[spec.space].build(spec.architecture, task, **shape, **extras)
 
@@ -196,9 +197,9 @@ def _limits(spec: dict) -> dict:
     return dict(least=own.lowest, most=_MOST) if own.__module__.startswith("unnas.") else {}
 
 # %% ../../nbs/28_study.records.ipynb #0520731e
-def _check_result(result: dict, searched: bool, limits: dict) -> None:
-    """Raise ValueError unless `result` is one of a training, or of a search, with scores in their
-    `limits`.
+def _check_result(result: dict, spec: dict, limits: dict) -> None:
+    """Raise ValueError unless `result` is one of a training, or of a search, as its `spec` says,
+    with scores in their `limits`.
     """
     if not isinstance(result, dict) or not {"final", "best"} <= result.keys():
         raise ValueError("it has no result")
@@ -212,10 +213,10 @@ def _check_result(result: dict, searched: bool, limits: dict) -> None:
         for value in values:
             if value is not None:
                 _check_number(name, value, **own)
-    if searched:
+    if spec.get("kind") == "search":
         genotype = result.get("genotype")
         if genotype is not None:
-            darts.Genotype.from_dict(genotype)
+            spaces.SPACES[spec.get("space", "darts")].from_dict(genotype)
 
 # %% ../../nbs/28_study.records.ipynb #2318c7c9
 def check_record(record: dict, id: str | None = None) -> None:
@@ -236,7 +237,7 @@ def check_record(record: dict, id: str | None = None) -> None:
     if record["status"] not in ("done", "diverged"):
         raise ValueError(f"its status is {record['status']!r}")
     limits = _limits(record["spec"])
-    _check_result(record["result"], record["spec"].get("kind") == "search", limits)
+    _check_result(record["result"], record["spec"], limits)
     for name in ("parameters", "multiply_adds"):
         _check_number(name, record[name], least=0)
     _check_number("seconds", record["seconds"])
@@ -358,7 +359,7 @@ def _search(
         progress=progress,
         **options,
     )
-    genotypes, kinds = history.genotypes, ("normal", "reduce")
+    genotypes, kinds = history.genotypes, list(supernet.alphas())
     result = dict(
         final=history.score[-1] if history.score else None,
         best=max(history.score, default=None),
@@ -374,7 +375,7 @@ def _search(
         warnings=search.collapse_warnings(genotypes),
     )
     held_out = search.parts(train_data, spec.recipe.held_out, spec.seed)[2]
-    about = verdict.of_search(result, _guess(task, held_out, spec.seed), len(held_out))
+    about = verdict.of_search(result, _guess(task, held_out, spec.seed), len(held_out), spec.space)
     return history, result | dict(verdict=about.to_dict())
 
 # %% ../../nbs/28_study.records.ipynb #31769a6e

@@ -283,13 +283,14 @@ def grid(figure: str, scale: str) -> Grid:
 @dataclass(frozen=True)
 class Searches:
     """The searches of a scale: `settings[dataset, task]`, and the number of seeds; `former` as for
-    a `Grid`.
+    a `Grid`. `sizes` are width and depth of the supernets of other spaces than DARTS, by name.
     """
 
     settings: dict[tuple[str, str], Setting]
     seeds: int
     description: str
     former: bool = False
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:
@@ -493,6 +494,9 @@ SEARCHES["laptop"].settings.update(
 )
 
 # %% ../../nbs/30_study.scales.ipynb #ea8396a1
+# as wide as those of DARTS where these are small; in the end that of Dong and Yang (2020)
+for _scale, _size in dict(smoke=(4, 3), laptop=(8, 3), paper=(16, 15)).items():
+    SEARCHES[_scale] = replace(SEARCHES[_scale], sizes={"nasbench201": _size})
 SEARCHES["former"] = Searches(
     {key: _former(s) for key, s in SEARCHES["laptop"].settings.items()},
     1,

@@ -261,8 +261,9 @@ class Spec:
 # %% ../../nbs/27_study.specs.ipynb #478d5d76
 @dataclass(frozen=True)
 class SearchSpec:
-    """All that decides the result of one search with DARTS; `data` has `test_images=0`. Raises
-    ValueError for values out of range.
+    """All that decides the result of one search with DARTS, on the `space` of that name; `data` has
+    `test_images=0`. Raises ValueError for values out of range, and for what the supernet of the
+    space has not.
     """
 
     stem: str
@@ -275,16 +276,19 @@ class SearchSpec:
     seed: int
     partial_channels: int = 1
     options: tuple[tuple[str, Any], ...] = ()
-    space, architecture_id = "darts", ""  # what tables show of it
+    space: str = "darts"
+    architecture_id = ""  # what tables show of it
 
     def __post_init__(self):
         _cast_fields(self)
         _check_run(self, search.SearchRecipe)
-        check_at_least("partial_channels", self.partial_channels, 1)
+        search.check_space(self.space, self.recipe, self.partial_channels)
 
     def to_dict(self) -> dict:
         """The spec as JSON; what its identity is made of."""
         rest = {name: value for name, value in asdict(self).items() if name != "options"}
+        if self.space == "darts":  # those from before there were others keep their identity
+            del rest["space"]
         own = dict(recipe=search.recipe_dict(self.recipe))
         return dict(kind="search") | rest | own | _options_dict(self)
 
