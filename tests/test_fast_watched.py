@@ -1,6 +1,7 @@
 """The fast twins step aside for whoever counts, hooks, traces, exports, transforms or replaces."""
 
 import copy
+import itertools
 import pickle
 from collections import Counter
 
@@ -111,10 +112,25 @@ HOOKS = {
 }
 
 
-@pytest.mark.slow
+def mostly_long(cases, *few):
+    """The parameters of `cases`, of which only `few` are for every day."""
+    return [
+        pytest.param(*case, marks=pytest.mark.slow if case in few else pytest.mark.long)
+        for case in cases
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-@pytest.mark.parametrize("kind", HOOKS)
-@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize(
+    "build, kind",
+    mostly_long(
+        [*itertools.product(BUILDERS, HOOKS)],
+        *((network_of, kind) for kind in ("forward", "kwargs", "backward")),
+        (supernet, "pre"),
+        (supernet, "backward"),
+        (of_nasbench101, "backward pre"),
+    ),
+)
 def test_a_hook_on_any_module_is_called(build, kind, x):
     network = build()
     with kernels.plain():
@@ -191,19 +207,23 @@ def test_traced_networks_compute_the_same(build, x):
     torch.testing.assert_close(torch.jit.trace(network, x)(x), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize(
+    "build, strict",
+    mostly_long(
+        [*itertools.product(BUILDERS, [False, True])],
+        (network_of, False),
+        (of_nasbench101, True),
+    ),
+)
 def test_exported_networks_compute_the_same(build, strict, x):
     network = build().eval()
     exported = torch.export.export(network, (x,), strict=strict).module()
     torch.testing.assert_close(exported(x), network(x))
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("build", mostly_long([(build,) for build in BUILDERS], (network_of,)))
 def test_compiled_networks_compute_the_same(build, x):
     network = build()
     compiled = torch.compile(copy.deepcopy(network), backend="aot_eager", fullgraph=True)

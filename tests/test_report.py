@@ -100,6 +100,7 @@ OWN = textwrap.dedent("""
     ))
     first = study.Score(lambda record: -record["result"]["loss"][0], "- loss")
     study.register_score("first", first)
+    study.GRIDS["fig2"]["smoke"] = study.lists.shorter(study.grid("fig2", "smoke"), 0.1, 0.4)
 """)
 
 
