@@ -35,6 +35,7 @@ python_maximum_signature_line_length = 90
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # outputs have tables, too
 nb_output_stderr = "remove"  # progress bars
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3

@@ -242,3 +242,13 @@ def test_regrets_and_expectations_by_hand():
     assert regret.random.tolist() == pytest.approx([10, 10 / 3, 0])
     assert figures.without_poorest(points.dropna(), 1).rho[0] == -1
     assert not len(figures.without_poorest(pd.DataFrame(), 2))
+    assert not len(figures.without_poorest(points, 2))
+
+
+def test_what_intervals_say_in_words():
+    ends = dict(low=0.1, high=0.7, partial_low=-0.1, partial_high=0.3, gain_low=np.nan, gain_high=1)
+    rho = pd.DataFrame([dict(space="darts", task=task, n=9, **ends) for task in ("rot", "naswot")])
+    assert figures.in_words(rho).to_dict("records") == [
+        {"space": "darts", "task": "rot", "n": 9, "above 0": "supported", "above 0.8": "against"}
+        | {"above 0, given size": "undecided", "above that of size": "not known"}
+    ]

@@ -76,13 +76,15 @@ def agreement_figure(page: Page, points: pd.DataFrame, rho: pd.DataFrame, specs:
 # %% ../../nbs/35_study.figures.ipynb #622c9093
 def without_poorest(points: pd.DataFrame, number: int) -> pd.DataFrame:
     """Rank correlations of the points of a figure without the poorest architectures by the score
-    on the horizontal axis; nothing where there are no points.
+    on the horizontal axis; nothing where fewer than two are left.
     """
     rows = []
     for (space, task), panel in (
         points.groupby(["space", "task"], sort=False) if len(points) else ()
     ):
-        rest = panel.sort_values("x").iloc[number:]
+        rest = panel.dropna(subset=["x", "y"]).sort_values("x").iloc[number:]
+        if len(rest) < 2:
+            continue
         rho = stats.spearman(rest["x"], rest["y"])
         row = dict(space=space, task=task, n=len(rest), rho=rho.value, low=rho.low, high=rho.high)
         rows.append(row)
