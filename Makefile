@@ -22,6 +22,10 @@ study: $(ready)
 
 # Two workers of one thread each: on two cores more threads only get in each other's way.
 test check long: export OMP_NUM_THREADS = 1
+# Without a GPU, its kernels run in Triton's interpreter, which has to be known before any import.
+ifeq (,$(shell command -v nvidia-smi))
+test check long: export TRITON_INTERPRET = 1
+endif
 test: $(ready)
 	$(bin)/nbdev_test --n_workers 2 --timing --file_re '^([0-9]|index|protocol|deviations|tutorial)'
 	$(bin)/pytest tests/ -n 2 --dist worksteal -m "not long"
