@@ -625,12 +625,12 @@ def hours(folder: Path, name: str, smoke: bool) -> None:
 # in this order, with so many seconds at most; the first to compile waits for most kernels
 TIMED = {
     darts_cifar: 150,
+    shared: 60,
     nasbench_cifar: 50,
     search_step: 60,
     pretext: 80,
     imagenet: 45,
     segmentation: 20,
-    shared: 50,
 }
 LIMITS = {profile: 60, operations: 40, **TIMED, check: 60, tests: 45, hours: 60}
 PARTS = {function.__name__: function for function in LIMITS}
