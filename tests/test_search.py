@@ -310,7 +310,8 @@ def test_a_search_killed_at_any_moment_ends_in_the_same_architecture(tmp_path):
         and whole["result"]["steps"] == 15
         and whole["id"] == cut["id"]
     )
-    assert not list(checkpoints.iterdir())
+    # a folder of what it was writing when it was killed goes when it is old
+    assert not list(checkpoints.glob("[!.]*"))
 
 
 @pytest.mark.slow
