@@ -103,13 +103,12 @@ def found(page: Page, spec: SearchSpec) -> dict:
             f"the loss of this search is not finite after epoch {len(result['score'])}; use a"
             " smaller learning rate"
         )
-    chance = f" (guessing: {record['chance']:.1f}%)" if record["chance"] else ""
     unit = tasks.class_of(spec.task).unit
     score = "score" if unit == tasks.Task.unit else unit.removesuffix(" (%)")
     print(
         f"{result['steps']} steps in {record['seconds']:.0f} s,"
         f" {record['seconds'] / result['steps']:.2f} s a step; {record['parameters'] / 1e6:.2f} M"
-        f" parameters; {score} on held-out images {result['final']:.1f}%{chance}"
+        f" parameters; {score} on held-out images {result['final']:.1f}%"
     )
     return result | dict(verdict=verdict_of(record))
 
