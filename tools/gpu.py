@@ -666,7 +666,7 @@ def everything(folder: Path, minutes: float, size: str, chosen: list[str]) -> No
         device=torch.cuda.get_device_name() if CUDA else "cpu",
         size=size,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        parts={},
+        parts=dict.fromkeys(chosen, "not reached"),
     )
     for name in chosen:
         limit = min(LIMITS[PARTS[name]], end - time.monotonic())

@@ -63,8 +63,11 @@ def _new_head(model: "Model", num_classes: int, dense: bool) -> nn.Module:
     with torch.no_grad():
         channels = model.eval().features(x.to(parameter.dtype)).shape[1]
     model.train(training)
-    wide = tasks.segmentation(num_classes).head(channels) if dense else None
-    head = wide or tasks.PooledLinear(channels, num_classes)
+    head = (
+        tasks.segmentation(num_classes).head(channels)
+        if dense
+        else tasks.PooledLinear(channels, num_classes)
+    )
     return head.to(parameter.device, parameter.dtype)
 
 # %% ../nbs/41_export.ipynb #4779359f

@@ -78,7 +78,8 @@ def choose(device: torch.device, steps: int, processes: int = 1) -> Path:
 # %% ../../nbs/54_fast.gpu.ipynb #a08549b7
 def active(x: torch.Tensor, module: nn.Module) -> bool:
     """Whether compiled operations serve `module` on tensors like `x` now: not where somebody wants
-    to see PyTorch's operators or the calls of a part of it.
+    to see PyTorch's operators or the calls of a part of it, nor for maps of so many numbers that
+    their places do not fit into the kernels' 32 bits.
     """
     if _state["path"] is None or not _state["path"].compiled:
         return False

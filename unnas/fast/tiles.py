@@ -32,6 +32,20 @@ def _kind(weights: torch.Tensor) -> tl.constexpr:
 
 # %% ../../nbs/53_fast.tiles.ipynb #9049399f
 @triton.jit
+def _shifted(
+    x, p, c, row, column, image, i, j, pixels, channels, height, width,
+    SIDE: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, KIND: tl.constexpr,
+):  # fmt: skip
+    """What the number (i, j) of a filter is multiplied with."""
+    h = row * STRIDE + (i - SIDE // 2) * DILATION
+    v = column * STRIDE + (j - SIDE // 2) * DILATION
+    there = (p < pixels) & (h >= 0) & (h < height) & (v >= 0) & (v < width)
+    place = ((image * height + h) * width + v)[:, None] * channels + c[None, :]
+    value = tl.load(x + place, mask=there[:, None] & (c < channels)[None, :], other=0.0)
+    return tl.maximum(value.to(KIND), 0.0)
+
+
+@triton.jit
 def _filter_kernel(
     x, w, y, pixels, channels, height, width, out_height, out_width,
     SIDE: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
@@ -43,15 +57,11 @@ def _filter_kernel(
     column, row, image = p % out_width, p // out_width % out_height, p // out_width // out_height
     total = tl.zeros((P, C), KIND)
     for i in tl.static_range(SIDE):
-        h = row * STRIDE + (i - SIDE // 2) * DILATION
         for j in tl.static_range(SIDE):
-            v = column * STRIDE + (j - SIDE // 2) * DILATION
-            there = (p < pixels) & (h >= 0) & (h < height) & (v >= 0) & (v < width)
-            place = (image * height + h) * width + v
-            kept = there[:, None] & (c < channels)[None, :]
-            value = tl.load(x + place[:, None] * channels + c[None, :], mask=kept, other=0.0)
+            value = _shifted(x, p, c, row, column, image, i, j, pixels, channels, height, width,
+                             SIDE, STRIDE, DILATION, KIND)  # fmt: skip
             number = tl.load(w + (i * SIDE + j) * channels + c, mask=c < channels, other=0.0)
-            total += tl.maximum(value.to(KIND), 0.0) * number.to(KIND)[None, :]
+            total += value * number.to(KIND)[None, :]
     kept = (p < pixels)[:, None] & (c < channels)[None, :]
     tl.store(y + p[:, None] * channels + c[None, :], total.to(y.dtype.element_ty), mask=kept)
 
@@ -84,20 +94,6 @@ def _filter_dx_kernel(
     tl.store(dx + place, tl.where(value > 0, total, 0.0).to(dx.dtype.element_ty), mask=kept)
 
 # %% ../../nbs/53_fast.tiles.ipynb #485c207a
-@triton.jit
-def _shifted(
-    x, p, c, row, column, image, i, j, pixels, channels, height, width,
-    SIDE: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, KIND: tl.constexpr,
-):  # fmt: skip
-    """What the number (i, j) of a filter is multiplied with."""
-    h = row * STRIDE + (i - SIDE // 2) * DILATION
-    v = column * STRIDE + (j - SIDE // 2) * DILATION
-    there = (p < pixels) & (h >= 0) & (h < height) & (v >= 0) & (v < width)
-    place = ((image * height + h) * width + v)[:, None] * channels + c[None, :]
-    value = tl.load(x + place, mask=there[:, None] & (c < channels)[None, :], other=0.0)
-    return tl.maximum(value.to(KIND), 0.0)
-
-
 @triton.jit
 def _filter_dw_kernel(
     g, x, sums, pixels, channels, height, width, out_height, out_width, rounds,
@@ -270,6 +266,13 @@ def _normalize_kernel(
 
 # %% ../../nbs/53_fast.tiles.ipynb #0d861e7d
 @triton.jit
+def _behind(g, place, kept, y, KIND: tl.constexpr, RELU: tl.constexpr):
+    """Of a tile: the gradient in `y`, whose ReLU may have been taken."""
+    value = tl.load(g + place, mask=kept, other=0.0).to(KIND)
+    return tl.where(y > 0, value, 0.0) if RELU else value
+
+
+@triton.jit
 def _norm_sums_kernel(
     g, z, found, weight, bias, sums, pixels, channels, rounds,
     RELU: tl.constexpr, LEARNED: tl.constexpr,
@@ -286,9 +289,7 @@ def _norm_sums_kernel(
         kept = (p < pixels)[:, None] & (c < channels)[None, :]
         place = p[:, None] * channels + c[None, :]
         normal, y, _ = _normal(z, found, weight, bias, place, kept, c, channels, KIND, LEARNED)
-        value = tl.load(g + place, mask=kept, other=0.0).to(KIND)
-        if RELU:
-            value = tl.where(y > 0, value, 0.0)
+        value = _behind(g, place, kept, y, KIND, RELU)
         a += value
         b += value * normal
     place = sums + part * 2 * channels + c
@@ -308,9 +309,7 @@ def _norm_dz_kernel(
     kept = (p < pixels)[:, None] & (c < channels)[None, :]
     place = p[:, None] * channels + c[None, :]
     normal, y, rate = _normal(z, found, weight, bias, place, kept, c, channels, KIND, LEARNED)
-    value = tl.load(g + place, mask=kept, other=0.0).to(KIND)
-    if RELU:
-        value = tl.where(y > 0, value, 0.0)
+    value = _behind(g, place, kept, y, KIND, RELU)
     count = pixels.to(KIND)
     mean = tl.load(totals + c, mask=c < channels, other=0.0) / count
     slope = tl.load(totals + channels + c, mask=c < channels, other=0.0) / count
