@@ -1,6 +1,10 @@
 """What runs on a GPU, on a CPU: operations against PyTorch's in float64, and recorded steps."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,8 @@ from tools.gpu import again, not_compiled
 from unnas import data, ops, search, study, tasks, train
 from unnas.fast import gpu, kernels
 from unnas.spaces import darts, nasbench101
+
+ROOT = Path(__file__).parents[1]
 
 # the kernels themselves, in Triton's interpreter where there is no GPU (see conftest.py)
 COMPILERS = [not_compiled, gpu.tiled]
@@ -59,7 +65,7 @@ def with_random_weights(module):
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("op", ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"])
+@pytest.mark.parametrize("op", [name for name in ops.OPS if "3x3" in name or "5x5" in name])
 def test_an_operation(op, stride, size, compiler):
     torch.manual_seed(0)
     module = with_random_weights(ops.operation(op, 4, stride))
@@ -67,13 +73,59 @@ def test_an_operation(op, stride, size, compiler):
     assert_twins(module, x, compiler)
 
 
+@pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("make", [ops.Unit, ops.FactorizedReduce])
-def test_what_stands_before_a_cell(make, affine):
+def test_what_stands_before_a_cell(make, affine, compiler):
     torch.manual_seed(0)
     module = with_random_weights(make(5, 6, affine=affine))
     x = torch.randn(3, 5, 7, 8, dtype=torch.double)
-    assert_twins(module, x)
+    assert_twins(module, x, compiler)
+
+
+def test_more_channels_than_a_program_can_mix(monkeypatch):
+    monkeypatch.setattr(gpu, "MIXED", 15)
+    torch.manual_seed(0)
+    module = with_random_weights(ops.operation("sep_conv_3x3", 4))
+    assert_twins(module, torch.randn(3, 4, 8, 7, dtype=torch.double), gpu.tiled)
+
+
+def test_maps_of_many_programs(monkeypatch):
+    tiles = pytest.importorskip("unnas.fast.tiles")
+    for name, value in dict(NUMBERS=32, PARTS=64, FILTER_PARTS=5).items():
+        monkeypatch.setattr(tiles, name, value)
+    torch.manual_seed(0)
+    for op in ("dil_conv_3x3", "max_pool_3x3"):
+        module = with_random_weights(ops.operation(op, 4))
+        assert_twins(module, torch.randn(3, 4, 9, 7, dtype=torch.double), gpu.tiled)
+
+
+def test_means_far_from_zero_do_not_cost_the_variance():
+    torch.manual_seed(0)
+    module = ops.Unit(4, 4, affine=False)
+    nn.init.constant_(module.pointwise.weight, 1000.0)
+    x = 1 + 0.001 * torch.randn(64, 4, 9, 9)
+    with on_cpu(compiler=gpu.tiled), kernels.plain():
+        y = module(x)
+    z = 1000 * x.double().sum(1, keepdim=True).expand_as(x)
+    exact = nn.functional.batch_norm(z, None, None, training=True)
+    torch.testing.assert_close(y.double(), exact, atol=2e-3, rtol=0)
+
+
+def test_a_pool_that_was_changed_is_pytorchs():
+    pool = ops.operation("max_pool_3x3", 4)
+    pool.kernel_size, pool.padding = 5, 2
+    x = torch.randn(2, 4, 8, 8)
+    with on_cpu(), kernels.plain():
+        assert torch.equal(pool(x), nn.functional.max_pool2d(x, 5, 1, 2))
+
+
+def test_the_kernels_compile_for_a_gpu():
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-m", "tests.compile_tiles"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "_mix_gradients_kernel" in done.stdout
 
 
 def test_maps_of_half_precision_keep_their_type_and_sums_do_not_lose_theirs():

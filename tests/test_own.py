@@ -174,6 +174,14 @@ def test_it_goes_on_where_it_stopped_and_says_that_images_have_changed(found, ph
 
 
 @pytest.mark.slow
+def test_a_folder_with_a_search_of_other_images_is_refused(found, tmp_path):
+    _, options = found
+    fill(tmp_path / "others", 105)
+    with pytest.raises(ValueError, match="has a search of other images .*; name another folder"):
+        unnas.find(tmp_path / "others", "jig", method="darts", **TINY, **options)
+
+
+@pytest.mark.slow
 def test_the_model_has_the_weights_of_the_task_and_a_card(found, photos, tmp_path):
     found, _ = found
     saved = found.save(tmp_path / "model")

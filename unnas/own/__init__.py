@@ -130,16 +130,22 @@ def _place(seen: Look, settings: dict, folder: str | Path | None) -> Path:
 def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule:
     """The schedule in the folder `place`, made there the first time.
 
-    Raises ValueError where the folder has a search with other settings; warns where the images are
-    no longer those that the search began with.
+    Raises ValueError where the folder has a search with other settings or of other images; warns
+    where the images are no longer those that the search began with.
     """
     path, listing = place / "schedule.json", files.short_hash(repr(seen.files))
+    images = str(seen.folder.resolve())
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if other := {k: v for k, v in kept["settings"].items() if settings.get(k) != v}:
             raise ValueError(
                 f"folder={str(place)!r}: has a search with other settings ({other}); name another"
                 " folder"
+            )
+        if kept["listing"] != listing and kept.get("images", images) != images:
+            raise ValueError(
+                f"folder={str(place)!r}: has a search of other images ({kept['images']}); name"
+                " another folder"
             )
         if kept["listing"] != listing:
             warnings.warn(
@@ -149,7 +155,7 @@ def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule
             )
         return Schedule(**kept["schedule"])
     schedule = schedule_for(seen.short_side, settings, workers)
-    made = dict(settings=settings, listing=listing, schedule=asdict(schedule))
+    made = dict(settings=settings, images=images, listing=listing, schedule=asdict(schedule))
     with files.written_whole(path) as new:
         new.write_text(json.dumps(made, indent=1), encoding="utf-8")
     return schedule

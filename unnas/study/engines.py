@@ -380,7 +380,8 @@ def _train_beside(message: bytes, spec: bytes, root: str | None, seconds: float,
     _watch_parent()
     try:
         registry.restore(cloudpickle.loads(message))
-        answers.put(_speed(cloudpickle.loads(spec), root, seconds, start))
+        spec = cloudpickle.loads(spec)
+        answers.put(_speed(spec, load(spec.data, root)[0], seconds, start))
     except BaseException:
         start.abort()
         answers.put(None)
@@ -390,8 +391,7 @@ class _Enough(Exception):
     """What ends a training that is only measured."""
 
 # %% ../../nbs/29_study.engines.ipynb #43b3c497
-def _speed(spec: Spec, root: str | None, seconds: float, start) -> tuple[float, float]:
-    images, _, _ = load(spec.data, root)
+def _speed(spec: Spec, images, seconds: float, start) -> tuple[float, float]:
     recipe = replace(spec.recipe, epochs=10**6, warmup_epochs=0, precise_bn=0, lr=1e-3)
     part = images.subset(range(min(len(images), 10 * recipe.batch_size)))
     task = task_of(spec, images)
