@@ -135,6 +135,15 @@ def test_a_time_that_is_too_short_says_what_would_do():
         schedules.schedule_for(40, given(minutes=0.01), workers=2)
     needed = int(str(error.value).partition("allow ")[2].partition(" ")[0])
     assert 0 < needed < 300
+    fewer = schedules.schedule_for(40, given(minutes=needed / 4, steps=10), workers=2)
+    assert fewer.steps == 10 and fewer.architectures >= 4
+
+
+def test_trainings_are_shorter_where_time_is_short():
+    times = dict(core_seconds=600.0, workers=2, step=0.1)
+    assert [schedules._fill("random", steps=n, **times)[0] for n in (400, 200)] == [6, 20]
+    many, steps = schedules._fill("darts", steps=200, search_step=0.2, **times)
+    assert many == 8 and steps == int((600 - (8 + 7) * 22) / 0.4)
 
 
 @pytest.fixture(scope="module")
