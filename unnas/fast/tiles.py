@@ -321,7 +321,7 @@ def _normalize_kernel(
             value = tl.maximum(value, 0.0)
         tl.store(y + place, value.to(y.dtype.element_ty), mask=kept)
 
-# %% ../../nbs/53_fast.tiles.ipynb #0d861e7d
+# %% ../../nbs/53_fast.tiles.ipynb #d2d6e79a
 @triton.jit
 def _behind(g, place, kept, y, KIND: tl.constexpr, RELU: tl.constexpr):
     """Of a tile: the gradient in `y`, whose ReLU may have been taken."""
@@ -361,7 +361,7 @@ def _norm_sums_kernel(
     tl.store(place, tl.sum(a, 0), mask=c < channels)
     tl.store(place + channels, tl.sum(b, 0), mask=c < channels)
 
-
+# %% ../../nbs/53_fast.tiles.ipynb #3ec58acc
 @triton.jit
 def _totals(sums, totals, c, channels, parts, R: tl.constexpr):
     """What the parts at `sums` add up to, which one program leaves at `totals` (2, channels)."""
