@@ -86,6 +86,24 @@ def test_run_leaves_an_executed_notebook_and_a_page(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_bar_in_a_notebook_keeps_its_last_state_and_tells_the_terminal(tmp_path, capfd):
+    bar = (
+        "import time\nfrom unnas import files\nfiles._Cell.EVERY = 0.0\n"
+        "for _ in files.progress_bar(range(5), 'runs', mininterval=0): time.sleep(.05)"
+    )
+    papermill.execute_notebook(
+        write_notebook(tmp_path / "bar.ipynb", bar), tmp_path / "out.ipynb", progress_bar=False
+    )
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    (output,) = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    assert output.output_type == "display_data"
+    shown = output.data["text/plain"]
+    assert shown.startswith("runs: 100%") and "5/5" in shown and "\n" not in shown
+    told = capfd.readouterr().err
+    assert "2/5" in told and "5/5" in told and "\r" not in told
+
+
+@pytest.mark.slow
 def test_failed_run_keeps_the_last_good_page_and_shows_the_error(tmp_path):
     folder = tmp_path / "out"
     good = study.run(write_notebook(tmp_path / "fig9.ipynb", "print('good')"), folder, scale="tiny")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['written_whole', 'check_kind', 'path_of', 'home', 'writable_folder', 'cache_folder', 'read_cache', 'write_cache',
-           'cached', 'short_hash', 'how_it_ended', 'first_names', 'check_name', 'check_at_least', 'check_number',
-           'check_flag', 'check_seed', 'check_names']
+           'cached', 'short_hash', 'how_it_ended', 'progress_bar', 'first_names', 'check_name', 'check_at_least',
+           'check_number', 'check_flag', 'check_seed', 'check_names']
 
 # %% ../nbs/03_files.ipynb #d7755415
 import errno
@@ -14,13 +14,16 @@ import math
 import numbers
 import os
 import signal
+import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import unnas
 
@@ -173,6 +176,49 @@ def how_it_ended(code: int | None) -> str:
         memory = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
         return f"it was killed by {signal.Signals(-code).name}{memory}"
     return f"it was killed by signal {-code}"
+
+# %% ../nbs/03_files.ipynb #d2e9699d
+class _Cell:
+    """Where a bar writes in a notebook: an output that is replaced, and the terminal of the kernel,
+    where it has one, every `EVERY` seconds.
+    """
+
+    EVERY = 30.0
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.shown, self.told = None, time.monotonic()
+
+    def write(self, text: str) -> None:
+        """Show the last line of what tqdm writes; blanks clear it, a line feed leaves it."""
+        if not text.strip("\n"):
+            return
+        line = text.strip("\r\n\x1b[A ")
+        shown = {"text/plain": line}
+        if self.shown is None:
+            from IPython.display import display  # is there, in a notebook
+
+            self.shown = display(shown, raw=True, display_id=True)
+        else:
+            self.shown.update(shown, raw=True)
+        terminal = getattr(sys.stderr, "_original_stdstream_copy", None)
+        if line and terminal is not None and time.monotonic() - self.told >= self.EVERY:
+            self.told = time.monotonic()
+            with suppress(OSError):  # whoever read it is gone
+                os.write(terminal, f"\n{line}\n".encode())
+
+    def flush(self) -> None:
+        """What is written is shown at once."""
+
+# %% ../nbs/03_files.ipynb #55d7ee31
+def progress_bar(*what, **options) -> tqdm:
+    """tqdm's bar for `what`, with its `options`, as it should look here."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or not hasattr(ipython.get_ipython(), "kernel") or options.get("disable"):
+        return tqdm(*what, **options)
+    if "disable" in options:  # None: where stderr is no terminal
+        options["disable"] = False
+    return tqdm(*what, **dict(file=_Cell(), mininterval=0.5, ascii=False, ncols=100) | options)
 
 # %% ../nbs/03_files.ipynb #57347177
 def first_names(names: Iterable) -> str:

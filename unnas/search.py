@@ -20,12 +20,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from . import train
 from .fast import gpu, kernels
 from .fast.supernet import Fused
-from .files import check_at_least, check_name, check_number
+from .files import check_at_least, check_name, check_number, progress_bar
 from .ops import OPS, STEMS, FactorizedReduce, Unit, operation
 from .spaces import SPACES, darts, nasbench201
 from .spaces.darts import EDGES, NODES, Genotype
@@ -1016,7 +1015,7 @@ def fit(
         history, total = run.history, recipe.epochs * run.steps
         start = time.monotonic() - history.seconds
         options = dict(desc="search", unit="step", disable=not progress, smoothing=0.05)
-        with tqdm(total=total, initial=history.steps, **options) as bar:
+        with progress_bar(total=total, initial=history.steps, **options) as bar:
             while len(history.loss) < recipe.epochs and not history.diverged:
                 for _ in _epoch(run):
                     bar.update()

@@ -22,7 +22,6 @@ import pandas as pd
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
-from tqdm.auto import tqdm
 
 from . import complexity, data, export, files, paper, stats, tasks, train
 from .data.images import deep_ranges, list_images, warn_of_left_out
@@ -33,6 +32,7 @@ from unnas.files import (
     check_number,
     check_seed,
     first_names,
+    progress_bar,
 )
 from .spaces import darts
 from .study import scales
@@ -114,7 +114,7 @@ def _outputs(model: export.Model, images, batch_size: int, call) -> tuple[np.nda
     batches = (_from_dataset if known else _from_list)(model, images, batch_size)
     device, training, found, names = next(model.parameters()).device, model.training, [], []
     model.eval()
-    with tqdm(total=count, desc="images", unit="image", delay=5) as bar:
+    with progress_bar(total=count, desc="images", unit="image", delay=5) as bar:
         for inputs, some in batches:
             found.append(call(inputs.to(device)).float().cpu())
             names += some
@@ -614,7 +614,7 @@ def compare(
     width = resnet_like(model, test.num_classes).width if "resnet" in ways else 0
     found, test = {(k, way): [] for k in per_class for way in ways}, _in_memory(test)
     runs = [(k, seed, way) for (k, seed) in drawn for way in ways]
-    for k, seed, way in tqdm(runs, desc="comparing", unit="run", delay=5):
+    for k, seed, way in progress_bar(runs, desc="comparing", unit="run", delay=5):
         file = f"{k}-{seed}-{way.replace(', ', '-')}.pt"
         checkpoint = None if checkpoints is None else files.path_of(checkpoints) / file
         right = _way_hits(way, model, drawn[k, seed], test, recipe, seed, checkpoint, width)

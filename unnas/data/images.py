@@ -32,7 +32,6 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image, ImageFile, ImageOps
-from tqdm import tqdm
 
 from unnas.files import (
     cache_folder,
@@ -41,6 +40,7 @@ from unnas.files import (
     first_names,
     how_it_ended,
     path_of,
+    progress_bar,
     read_cache,
     short_hash,
     write_cache,
@@ -794,7 +794,7 @@ def contents(
     new = [file for file in files if _key(file) not in known]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         looks = threads.map(lambda file: _look(folder / file[0], check), new)
-        looks = list(tqdm(looks, f"reading {folder.name}", len(new), unit="file", delay=5))
+        looks = list(progress_bar(looks, f"reading {folder.name}", len(new), unit="file", delay=5))
     fine = {file: digest for file, (digest, wrong) in zip(new, looks) if not wrong}
     lasting = {
         _key(file): digest

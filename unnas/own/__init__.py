@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from .. import data, export, files, plots, tasks, train, verdict
 from ..data.images import warn_of_left_out
-from ..files import check_at_least, check_name
+from ..files import check_at_least, check_name, progress_bar
 from .looks import MIN_IMAGES, Look, look, make_copies
 from unnas.own.schedules import (
     PARAMETERS,
@@ -275,7 +274,7 @@ def _model(spec: Spec, place: Path) -> tuple:
     images, held_out, _ = load(spec.data, str(place / "images"))
     task = task_of(spec, images)
     network = network_of(spec, task)
-    with tqdm(total=spec.recipe.epochs, desc="the model", unit="epoch", delay=2) as bar:
+    with progress_bar(total=spec.recipe.epochs, desc="the model", unit="epoch", delay=2) as bar:
         history = train.fit(
             network,
             task,

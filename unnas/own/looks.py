@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from .. import plots
 from unnas.data.images import (
@@ -29,7 +28,14 @@ from unnas.data.images import (
     read_image,
     shrunk,
 )
-from ..files import check_at_least, check_seed, first_names, path_of, written_whole
+from unnas.files import (
+    check_at_least,
+    check_seed,
+    first_names,
+    path_of,
+    progress_bar,
+    written_whole,
+)
 
 # %% ../../nbs/43_own.looks.ipynb #d9f3df52
 MIN_IMAGES, FEW_IMAGES = 100, 1000
@@ -78,7 +84,7 @@ def _see(path: Path) -> Seen:
 def _in_threads(work, files: Sequence, what: str) -> list:
     """`work` of each of the files, with a progress bar where that takes long."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(tqdm(threads.map(work, files), what, len(files), unit="file", delay=5))
+        return list(progress_bar(threads.map(work, files), what, len(files), unit="file", delay=5))
 
 # %% ../../nbs/43_own.looks.ipynb #508fbc46
 _NEAR = 3  # bits in which the hashes of two pictures may differ, of 64

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
 from .. import plots
+from ..files import progress_bar
 from ..registry import Registry
 from . import darts, nasbench101, nasbench201
 
@@ -127,7 +127,7 @@ def _of_folder(space: str, folder: Path) -> dict[str, Any]:
             " architecture"
         )
     found, places = {}, {}
-    for file in tqdm(sorted(files), desc=f"reading {space}", disable=None, leave=False):
+    for file in progress_bar(sorted(files), desc=f"reading {space}", disable=None, leave=False):
         text = file.read_bytes().decode(errors="replace")
         held = [name for name, (_, key, _) in _RELEASED.items() if f"{key}:" in text]
         if not held:

@@ -27,7 +27,6 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from torch import nn
-from tqdm import tqdm
 
 from .. import files, plots
 from ..fast import gpu, kernels
@@ -553,7 +552,7 @@ def public_hashes() -> list[str]:
     """
 
     def compute() -> dict[str, np.ndarray]:
-        progress = tqdm(
+        progress = files.progress_bar(
             _space().tolist(),
             desc="hashing all cells of NAS-Bench-101, once",
             unit="cell",
@@ -813,7 +812,7 @@ def _of_tfrecord(file: BinaryIO, cells: Sequence[Cell] | None) -> pd.DataFrame:
     """The runs of a TFRecord of the benchmark, of `cells` only if given, indexed by hash."""
     asked = None if cells is None else {cell.hash().encode() for cell in cells}
     names, epochs, numbers = [], array("H"), array("d")
-    bar = tqdm(_records(file), desc="reading NAS-Bench-101", unit="run", disable=None)
+    bar = files.progress_bar(_records(file), desc="reading NAS-Bench-101", unit="run", disable=None)
     for number, record in enumerate(bar):
         # without reading all of a record that nobody asked for
         if asked is not None and record[:2] == b'["' and record[2:34] not in asked:

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from .. import complexity, plots, stats, tasks
-from ..files import home, path_of, written_whole
+from ..files import home, path_of, progress_bar, written_whole
 from ..spaces import nasbench101
 from .figures import regrets, scatter_of_paper
 from .lists import specs_of
@@ -211,7 +210,7 @@ def untrained_cells(page: Page) -> pd.DataFrame:
     rows = {row["hash"]: row for row in known.to_dict("records") if row["scale"] == page.scale}
     options = dict(architectures=page.architectures, root=page.root, seeds=1, tasks=["cls"])
     specs = specs_of(grid("fig2", page.scale), spaces=["nasbench101"], **options)
-    for spec in tqdm(specs, desc="cells without training", disable=None):
+    for spec in progress_bar(specs, desc="cells without training", disable=None):
         cell = spec.architecture
         if cell.hash() not in rows:
             scores = untrained_scores(spec, page.root) | _size_in_the_paper(cell)

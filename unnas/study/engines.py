@@ -37,7 +37,6 @@ from typing import NamedTuple
 import cloudpickle
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from .. import registry, train
 from ..fast import gpu
@@ -49,6 +48,7 @@ from unnas.files import (
     check_number,
     how_it_ended,
     path_of,
+    progress_bar,
     short_hash,
     writable_folder,
     written_whole,
@@ -317,8 +317,11 @@ def processes(
         def start(spec):
             return threads.submit(servants.compute, cloudpickle.dumps(spec))
 
+        def begun(running):
+            progress(running if servants.began else 0)
+
         try:
-            yield from _outcomes(specs, start, lambda: workers, progress)
+            yield from _outcomes(specs, start, lambda: workers, begun)
         except BaseException:
             servants.stop(kill=True)  # an interrupt should not wait for what is running
             threads.shutdown(cancel_futures=True)
@@ -801,10 +804,10 @@ def _computed(
     work = _Run(root, store.folder.absolute(), decoders, progress=alone)
     options = {} if gpus is None else dict(gpus=gpus)
     failed = 0
-    with tqdm(
+    with progress_bar(
         total=total,
         initial=total - len(missing),
-        desc="runs",
+        desc="runs" if engine == "serial" else "preparing workers",
         unit="run",
         miniters=0,
         smoothing=0,
@@ -812,6 +815,8 @@ def _computed(
     ) as bar:
 
         def progress(running):
+            if running:
+                bar.set_description("runs", refresh=False)
             bar.set_postfix(running=running, failed=failed, refresh=False)
             bar.update(0)  # redraws where the last time is long enough ago
 

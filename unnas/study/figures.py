@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from .. import complexity, data, paper, plots, stats, tasks, train
 from unnas.files import (
@@ -37,6 +36,7 @@ from unnas.files import (
     first_names,
     home,
     path_of,
+    progress_bar,
 )
 from ..scores import SCORES, batch
 from ..spaces import SPACES, nasbench101, nasbench201
@@ -676,7 +676,7 @@ def untrained_on_more_cells(page: Page, grid: Grid, column: str | None) -> pd.Da
     if at_hand(specs[0].data, page.root) is None:
         print("Left out: this takes the images.")
         return None
-    bar = tqdm(specs, desc="cells without training", disable=None)
+    bar = progress_bar(specs, desc="cells without training", disable=None)
     scores = pd.DataFrame([untrained_scores(spec, page.root) for spec in bar])
     read = _BENCHMARKS[page.space].accuracies
     truth = read(page.table, [spec.architecture for spec in specs])[column]
@@ -868,7 +868,7 @@ def _scores_of_all(
 ) -> pd.DataFrame:
     """The scores of the networks of `specs`, a row for each, architecture and seed."""
     rows = []
-    for done, spec in enumerate(tqdm(specs, desc="architectures", disable=None), 1):
+    for done, spec in enumerate(progress_bar(specs, desc="architectures", disable=None), 1):
         for seed in range(seeds):
             rows += _scores_of(replace(spec, seed=seed), names, images)
         if done == min(10, len(specs)):  # while little is lost
