@@ -86,7 +86,10 @@ def test_run_leaves_an_executed_notebook_and_a_page(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_bar_in_a_notebook_keeps_its_last_state_and_tells_the_terminal(tmp_path, capfd):
+def test_a_bar_in_a_notebook_keeps_its_last_state_and_tells_the_terminal(
+    tmp_path, capfd, monkeypatch
+):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # a kernel would see that it is tested
     bar = (
         "import time\nfrom unnas import files\nfiles._Cell.EVERY = 0.0\n"
         "for _ in files.progress_bar(range(5), 'runs', mininterval=0): time.sleep(.05)"
