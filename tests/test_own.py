@@ -183,6 +183,15 @@ def test_it_goes_on_where_it_stopped_and_says_that_images_have_changed(found, ph
 
 
 @pytest.mark.slow
+def test_searches_side_by_side(found, tmp_path):
+    (row,) = own.summary({"some photos": found[0].folder}).to_dict("records")
+    assert row["images"] == "some photos" and row["method"] == "darts" and row["others"] == 2
+    assert row["verdict"] == str(found[0].verdict) and row["image_size"] == 16
+    with pytest.raises(ValueError, match="has no search that has ended"):
+        own.summary({"none": tmp_path})
+
+
+@pytest.mark.slow
 def test_a_folder_with_a_search_of_other_images_is_refused(found, tmp_path):
     _, options = found
     fill(tmp_path / "others", 105)

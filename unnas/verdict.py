@@ -163,7 +163,7 @@ def decided(
 def better(own: Sequence[float], random: Sequence[float], unit: str = " points") -> Finding:
     """Whether an architecture is better than random ones of its size: the scores `own` of its
     trainings, with seeds that had no part in its choice, against one score of each `random` one.
-    With fewer than two of either it cannot be said.
+    With fewer than two of either, or with scores that are all alike, it cannot be said.
     """
     if min(len(own), len(random)) < 2:
         return Finding(
@@ -172,12 +172,21 @@ def better(own: Sequence[float], random: Sequence[float], unit: str = " points")
             f"Whether it is better than random cannot be said from {len(own)} and {len(random)}"
             " trainings; two of each are the least.",
         )
+    digits = "+.1f" if unit == " points" else "+.3g"
     difference = float(np.mean(own) - np.mean(random))
     if np.ptp(own) == np.ptp(random) == 0:
-        low = high = difference
-    else:
-        low, high = ttest_ind(own, random, equal_var=False).confidence_interval(0.95)
-    digits = "+.1f" if unit == " points" else "+.3g"
+        why = (
+            f"all {len(own) + len(random)} trainings have the same score, {own[0]:.4g}, so this"
+            " task does not tell architectures apart; one that is harder may (another task, or"
+            " smaller images)"
+        )
+        if difference:
+            why = (
+                f"the difference is {difference:{digits}}{unit}, but the scores of neither side"
+                " vary, so there is no interval; more held-out images would show differences"
+            )
+        return Finding("better", None, f"Whether it is better than random cannot be said: {why}.")
+    low, high = ttest_ind(own, random, equal_var=False).confidence_interval(0.95)
     numbers = (
         f"{difference:{digits}}{unit} [{low:{digits}}, {high:{digits}}] on held-out images over the"
         f" mean of {len(random)} random ones of its size"
