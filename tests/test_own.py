@@ -232,6 +232,13 @@ def test_the_notebook_shows_what_was_found(found, photos, tmp_path):
     assert drawn == {".png", ".svg", ".csv"} and unnas.load(tmp_path / "model")
 
 
+def test_the_example_is_drawn_once(tmp_path):
+    folder = own.example(tmp_path / "drawn", 3)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(before) == 3 and own.example(folder, 3) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
 def test_what_looks_are_named_by_is_where_they_are(photos):
     other = photos.parent / "elsewhere" / "photos"
     shutil.copytree(photos, other)

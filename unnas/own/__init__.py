@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -387,8 +386,8 @@ def _write(found: Found) -> None:
 def summary(folders: Mapping[str, str | Path]) -> pd.DataFrame:
     """What `find` has left in `folders`, which have names: for each the task, the `method`, the
     side of the images in pixels, steps of a training and of a search, the number of trainings of
-    other architectures, the `minutes` from the first to the last of them, the verdict, and when and
-    from which commit it was made. Raises ValueError for a folder where no search has ended.
+    other architectures, `core_minutes` of all runs but the model's, the verdict, and when and from
+    which commit it was made. Raises ValueError for a folder where no search has ended.
     """
     rows = []
     for name, folder in folders.items():
@@ -398,10 +397,8 @@ def summary(folders: Mapping[str, str | Path]) -> pd.DataFrame:
         made = json.loads((folder / "schedule.json").read_text(encoding="utf-8"))
         found = json.loads((folder / "found.json").read_text(encoding="utf-8"))["verdict"]
         texts = [path.read_text(encoding="utf-8") for path in folder.glob("records/*.json")]
-        runs = [json.loads(text)["provenance"] for text in texts]
-        begun, ended = (
-            datetime.fromisoformat(pick(run["date"] for run in runs)) for pick in (min, max)
-        )
+        runs = [json.loads(text) for text in texts]
+        made_by = [run["provenance"] for run in runs]
         trainings = pd.read_csv(folder / "trainings.csv")
         rows.append(
             dict(
@@ -409,10 +406,10 @@ def summary(folders: Mapping[str, str | Path]) -> pd.DataFrame:
                 **{key: made["settings"][key] for key in ("task", "method")},
                 **{key: made["schedule"][key] for key in ("image_size", "steps", "search_steps")},
                 others=int((trainings["kind"] != "found").sum()),
-                minutes=round((ended - begun).total_seconds() / 60, 1),
+                core_minutes=round(sum(run["seconds"] for run in runs) / 60),
                 verdict=str(verdict.Verdict.from_dict(found)),
-                date=ended.date().isoformat(),
-                commit=", ".join(sorted({run["commit"] for run in runs})),
+                date=max(each["date"] for each in made_by)[:10],
+                commit=", ".join(sorted({each["commit"] for each in made_by})),
             )
         )
     return pd.DataFrame(rows)
@@ -424,7 +421,8 @@ def example(folder: str | Path, count: int = 200) -> Path:
     folder = files.writable_folder(folder)
     drawn = data.load("synthetic-objects", image_size=64, num_images=count).images
     for index, pixels in enumerate(drawn):
-        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        with files.written_whole(folder / f"{index:03}.jpg") as new:
-            picture.save(new, quality=95)
+        path = folder / f"{index:03}.jpg"
+        if not path.is_file():  # a new file would look like another image
+            with files.written_whole(path) as new:
+                Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(new, quality=95)
     return folder
