@@ -85,10 +85,12 @@ class Found:
         random = runs.score[runs.kind != "found"]
         labels = [f"{run.kind}, seed {run.seed} ({run.architecture})" for run in runs.itertuples()]
         rows = pd.DataFrame(dict(label=labels, task=self.spec.task, mean=runs.score.to_list()))
+        unit = " (%)" if runs.chance.notna().all() else ""
         return plots.accuracy_rows(
             rows.assign(std=np.nan, valid=(runs.kind == "found").to_list()),
-            xlabel=f"{plots.TASK_TITLES[self.spec.task].lower()}: score on held-out images",
+            xlabel=f"{plots.TASK_TITLES[self.spec.task].lower()}: score on held-out images{unit}",
             band=(random.min(), random.mean(), random.max()),
+            hollow="random architectures",
         )
 
 # %% ../../nbs/45_own.ipynb #cca761cd

@@ -717,7 +717,7 @@ def image_grid(
     return figure
 
 # %% ../../nbs/05_plots.charts.ipynb #2aeab463
-def _accuracy_handles(rows: pd.DataFrame) -> list[Line2D]:
+def _accuracy_handles(rows: pd.DataFrame, hollow: str) -> list[Line2D]:
     """The entries of the legend of `accuracy_rows` that are about dots."""
     dot, shown = dict(marker="o", linestyle=""), set(rows["task"])
     handles = [
@@ -726,8 +726,8 @@ def _accuracy_handles(rows: pd.DataFrame) -> list[Line2D]:
         if task in shown
     ]
     if not rows["valid"].all():
-        hollow = dict(color="#555555", markerfacecolor="white", **dot)
-        handles.append(Line2D([], [], label="searched on the evaluation's own data", **hollow))
+        look = dict(color="#555555", markerfacecolor="white", **dot)
+        handles.append(Line2D([], [], label=hollow, **look))
     return handles
 
 # %% ../../nbs/05_plots.charts.ipynb #7a75f603
@@ -743,10 +743,14 @@ def _check_band(band) -> None:
 
 # %% ../../nbs/05_plots.charts.ipynb #d4186551
 def accuracy_rows(
-    rows: pd.DataFrame, *, xlabel: str, band: tuple[float, float, float] | None = None
+    rows: pd.DataFrame,
+    *,
+    xlabel: str,
+    band: tuple[float, float, float] | None = None,
+    hollow: str = "searched on the evaluation's own data",
 ) -> Figure:
     """A dot plot of `rows`, from top to bottom, with the columns label, task, mean, std,
-    valid.
+    valid; `hollow` says in the legend what the dots are that are not valid.
 
     `band` is the lowest, mean and highest of random architectures. Raises ValueError if there is
     nothing to draw.
@@ -757,6 +761,7 @@ def accuracy_rows(
     for value in rows["valid"]:
         check_name("rows: the column 'valid'", value, (True, False))
     check_kind("xlabel", xlabel, str)
+    check_kind("hollow", hollow, str)
     _check_band(band)
     figure, ((ax,),) = _panels(1, 1, (7.5, 0.27 * len(rows) + 1.1))
     if band is not None:
@@ -774,7 +779,7 @@ def accuracy_rows(
     ax.set_xlabel(xlabel)
     ax.grid(axis="x", color="#e4e4e4", linewidth=0.6)
     ax.set_axisbelow(True)
-    handles = _accuracy_handles(rows) + ax.get_legend_handles_labels()[0]
+    handles = _accuracy_handles(rows, hollow) + ax.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     ax.tick_params(left=False)
     return _finished(figure, left=True)
