@@ -196,8 +196,7 @@ class _Cell:
         line = text.strip("\r\n\x1b[A ")
         shown = {"text/plain": line}
         if self.shown is None:
-            from IPython.display import display  # is there, in a notebook
-
+            display = sys.modules["IPython"].display.display  # is there, in a notebook
             self.shown = display(shown, raw=True, display_id=True)
         else:
             self.shown.update(shown, raw=True)
