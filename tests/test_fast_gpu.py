@@ -4,19 +4,16 @@ import copy
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from small import specs
 from torch import nn
 
-from tools.gpu import again, not_compiled
+from tools.gpu import ROOT, again, not_compiled
 from unnas import data, ops, search, study, tasks, train
 from unnas.fast import gpu, kernels
 from unnas.spaces import darts, nasbench101
-
-ROOT = Path(__file__).parents[1]
 
 # the kernels themselves, in Triton's interpreter where there is no GPU (see conftest.py)
 COMPILERS = [not_compiled, gpu.tiled]

@@ -92,7 +92,7 @@ def test_a_bar_in_a_notebook_keeps_its_last_state_and_tells_the_terminal(
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # a kernel would see that it is tested
     bar = (
         "import time\nfrom unnas import files\nfiles._Cell.EVERY = 0.0\n"
-        "for _ in files.progress_bar(range(5), 'runs', mininterval=0): time.sleep(.05)"
+        "for _ in files.progress_bar(range(5), 'All runs', mininterval=0): time.sleep(.05)"
     )
     papermill.execute_notebook(
         write_notebook(tmp_path / "bar.ipynb", bar), tmp_path / "out.ipynb", progress_bar=False
@@ -101,7 +101,7 @@ def test_a_bar_in_a_notebook_keeps_its_last_state_and_tells_the_terminal(
     (output,) = [output for cell in executed.cells for output in cell.get("outputs", [])]
     assert output.output_type == "display_data"
     shown = output.data["text/plain"]
-    assert shown.startswith("runs: 100%") and "5/5" in shown and "\n" not in shown
+    assert shown.startswith("All runs: 100%") and "5/5" in shown and "\n" not in shown
     told = capfd.readouterr().err
     assert "2/5" in told and "5/5" in told and "\r" not in told
 

@@ -10,7 +10,6 @@ import copy
 import csv
 import gc
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -273,36 +272,28 @@ def search_step(rows: Rows, smoke: bool) -> None:
 
 def kernels_compiled(rows: Rows, smoke: bool) -> None:
     """Has the compiler's cache filled by many processes, as `collect` does on a new machine."""
+    kinds = [("darts", "cls", 8), ("darts", "rot", 1), ("nasbench101", "rot", 1)]
+    if smoke:
+        kinds = [("darts", "cls", 2)]
     specs = [
-        *figure_specs("fig2", "darts", "cls", 2 if smoke else 8, smoke),
-        *(figure_specs("fig2", space, "rot", 1, smoke)[0] for space in ("darts", "nasbench101")),
+        spec
+        for space, task, count in kinds
+        for spec in figure_specs("fig2", space, task, count, smoke)
     ]
     start = time.perf_counter()
-    together(specs[:2] if smoke else specs, 0.0)
-    rows.add("compiling for 10 networks", time.perf_counter() - start, 1.0, "s")
+    together(specs, 0.0)
+    print(f"compiled for {len(specs)} networks in {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def beside(spec: study.Spec, seconds: float, start, answers) -> None:
-    """Trains together with others, in a process of its own."""
-    try:
-        images = plans._noise(spec, 10 * spec.recipe.batch_size, None)
-        answers.put(engines._speed(spec, images, seconds, start))
-    except BaseException:
-        start.abort()
-        answers.put(None)
-        raise
+def beside(spec: study.Spec, seconds: float, start) -> tuple[float, float]:
+    """Trains together with others that wait at `start`: images per second, share of memory."""
+    images = plans._noise(spec, 10 * spec.recipe.batch_size, None)
+    return engines._speed(spec, images, seconds, start)
 
 
 def together(specs: list[study.Spec], seconds: float) -> float:
     """Images per second of all, each in a process of its own on one GPU; 0 where one fails."""
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Barrier(len(specs)), context.SimpleQueue()
-    given = seconds, start, answers
-    workers = [context.Process(target=beside, args=(spec, *given)) for spec in specs]
-    with engines._shared_gpu(len(specs)):
-        for worker in workers:
-            worker.start()
-        found = engines._answers(workers, answers)
+    found = engines._side_by_side(beside, [(spec, seconds) for spec in specs])
     return 0.0 if None in found else sum(speed for speed, _ in found)
 
 
@@ -311,11 +302,10 @@ def shared(rows: Rows, smoke: bool) -> None:
     for space, title, goal in (("darts", "DARTS", 8), ("nasbench101", "NAS-Bench-101", 3)):
         specs = figure_specs("fig2", space, "cls", 2 if smoke else 8, smoke)
         with textbook():
-            times = [1 / plain_rate(spec, 2 if smoke else 4) for spec in specs[:4]]
-        before = len(times) / sum(times)
+            times = [1 / plain_rate(spec, 2 if smoke else 4) for spec in specs]
         for count in (2,) if smoke else (8, 4):
+            before, rate = count / sum(times[:count]), together(specs[:count], 0.5 if smoke else 4)
             label = f"training, {title}, CIFAR-10, {count} networks at a time"
-            rate = together(specs[:count], 0.5 if smoke else 4.0)
             rows.add(label, before, rate, "images/s", goal if count == 8 else None)
 
 

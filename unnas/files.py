@@ -193,7 +193,7 @@ class _Cell:
         """Show the last line of what tqdm writes; blanks clear it, a line feed leaves it."""
         if not text.strip("\n"):
             return
-        line = text.strip("\r\n\x1b[A ")
+        line = text.replace("\x1b[A", "").strip()  # that moves up to the line of another bar
         shown = {"text/plain": line}
         if self.shown is None:
             display = sys.modules["IPython"].display.display  # is there, in a notebook

@@ -109,31 +109,28 @@ class FactorizedReduce(nn.Module):
         joined = torch.cat(halves, dim=1)
         return gpu.norm(self.norm, joined) if gpu.active(x, self) else self.norm(joined)
 
-# %% ../nbs/11_ops.ipynb #5dc612e0
-class MaxPool(nn.MaxPool2d):
+# %% ../nbs/11_ops.ipynb #b0d36d87
+class _Pool:
+    def forward(self, x):
+        if gpu.active(x, self) and self.as_built.holds():
+            return gpu.pool(x, self.stride, largest=isinstance(self, nn.MaxPool2d))
+        return super().forward(x)
+
+
+class MaxPool(_Pool, nn.MaxPool2d):
     """The largest of 3x3 numbers."""
 
     def __init__(self, stride: int):
         super().__init__(3, stride, padding=1)
         self.as_built = AsBuilt(self)
 
-    def forward(self, x):
-        if gpu.active(x, self) and self.as_built.holds():
-            return gpu.pool(x, self.stride, largest=True)
-        return super().forward(x)
 
-
-class AvgPool(nn.AvgPool2d):
+class AvgPool(_Pool, nn.AvgPool2d):
     """The mean of 3x3 numbers, of those within the map at its edges."""
 
     def __init__(self, stride: int):
         super().__init__(3, stride, padding=1, count_include_pad=False)
         self.as_built = AsBuilt(self)
-
-    def forward(self, x):
-        if gpu.active(x, self) and self.as_built.holds():
-            return gpu.pool(x, self.stride, largest=False)
-        return super().forward(x)
 
 # %% ../nbs/11_ops.ipynb #cc5838e7
 class Zero(nn.Module):

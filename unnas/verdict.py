@@ -175,15 +175,16 @@ def better(own: Sequence[float], random: Sequence[float], unit: str = " points")
     digits = "+.1f" if unit == " points" else "+.3g"
     difference = float(np.mean(own) - np.mean(random))
     if np.ptp(own) == np.ptp(random) == 0:
-        why = (
-            f"all {len(own) + len(random)} trainings have the same score, {own[0]:.4g}, so this"
-            " task does not tell architectures apart; one that is harder may (another task, or"
-            " smaller images)"
-        )
         if difference:
             why = (
                 f"the difference is {difference:{digits}}{unit}, but the scores of neither side"
                 " vary, so there is no interval; more held-out images would show differences"
+            )
+        else:
+            why = (
+                f"all {len(own) + len(random)} trainings have the same score, {own[0]:.4g}, so this"
+                " task does not tell architectures apart; one that is harder may (another task, or"
+                " smaller images)"
             )
         return Finding("better", None, f"Whether it is better than random cannot be said: {why}.")
     low, high = ttest_ind(own, random, equal_var=False).confidence_interval(0.95)

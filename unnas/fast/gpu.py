@@ -232,10 +232,8 @@ def _unit_gradients(g, x, v, z, filters, weights, weight, bias, found, stride: i
     """The gradients of `_unit_maps` in `x`, `filters`, `weights`, `weight` and `bias`."""
     dz, dw, db = _normalize_gradients(g, z, weight, bias, found, False)
     dz, wide = dz.to(weights.dtype), (v.relu() if filters is None else v).to(weights.dtype)
-    slope, dweights = (
-        torch.einsum("dc,ndhw->nchw", weights, dz),
-        torch.einsum("ndhw,nchw->dc", dz, wide),
-    )
+    slope = torch.einsum("dc,ndhw->nchw", weights, dz)
+    dweights = torch.einsum("ndhw,nchw->dc", dz, wide)
     if filters is None:
         return (slope * (x > 0)).to(x.dtype), None, dweights, dw, db
     dx, dfilters = _filter_gradients(slope.to(x.dtype), x, filters, stride, dilation)
@@ -263,8 +261,10 @@ class _Unit(torch.autograd.Function):
         return dx, *rest, None, None, None, None, None
 
 # %% ../../nbs/54_fast.gpu.ipynb #15bf7444
-def _running(layer: nn.BatchNorm2d) -> tuple[torch.Tensor, ...]:
-    return layer.running_mean, layer.running_var, layer.num_batches_tracked
+def _own(layer: nn.BatchNorm2d) -> tuple:
+    """What `layer` normalizes with: scale and shift, what it brings up to date, two numbers."""
+    running = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    return layer.weight, layer.bias, running, layer.momentum, layer.eps
 
 # %% ../../nbs/54_fast.gpu.ipynb #37a16e2d
 def norm(layer: nn.BatchNorm2d, z: torch.Tensor, relu: bool = False) -> torch.Tensor:
@@ -272,8 +272,7 @@ def norm(layer: nn.BatchNorm2d, z: torch.Tensor, relu: bool = False) -> torch.Te
     if not (layer.training and torch.is_grad_enabled()):
         y = layer(z)
         return y.relu_() if relu else y
-    own = layer.weight, layer.bias, _running(layer), layer.momentum, layer.eps
-    return _Normalize.apply(z, *own, relu)
+    return _Normalize.apply(z, *_own(layer), relu)
 
 # %% ../../nbs/54_fast.gpu.ipynb #7db4386b
 def unit(part, x: torch.Tensor) -> torch.Tensor:
@@ -287,8 +286,7 @@ def unit(part, x: torch.Tensor) -> torch.Tensor:
     if layer.training and torch.is_grad_enabled() and weights.numel() <= MIXED:
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        own = layer.weight, layer.bias, _running(layer), layer.momentum, layer.eps
-        return _Unit.apply(x, filters, weights, *own, *shape)
+        return _Unit.apply(x, filters, weights, *_own(layer), *shape)
     y = x.relu() if depthwise is None else _FilterMaps.apply(x, filters, *shape)
     return norm(layer, part.pointwise(y))
 

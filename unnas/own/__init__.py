@@ -387,9 +387,10 @@ def _write(found: Found) -> None:
 # %% ../../nbs/45_own.ipynb #30cebdac
 def summary(folders: Mapping[str, str | Path]) -> pd.DataFrame:
     """What `find` has left in `folders`, which have names: for each the task, the `method`, the
-    side of the images in pixels, steps of a training and of a search, the number of trainings of
-    other architectures, `core_minutes` of all runs but the model's, the verdict, and when and from
-    which commit it was made. Raises ValueError for a folder where no search has ended.
+    side of the images in pixels, steps of a training and of a search, `others` (the number of
+    random architectures that were trained), `core_minutes` of all runs but the model's, the
+    verdict, and when and from which commit it was made. Raises ValueError for a folder where no
+    search has ended.
     """
     rows = []
     for name, folder in folders.items():

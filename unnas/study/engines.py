@@ -376,15 +376,22 @@ def _work(spec: bytes) -> tuple[dict | None, str]:
     return _attempt(lambda pickled: _worker_function(cloudpickle.loads(pickled)), spec)
 
 # %% ../../nbs/29_study.engines.ipynb #41a2f571
-def _train_beside(message: bytes, spec: bytes, root: str | None, seconds: float, start, answers):
-    """Train the network of `spec` for some `seconds` together with the others that wait at `start`;
-    answers with images per second and the share of the GPU's memory that is in use.
+def _train_beside(
+    message: bytes, spec: bytes, root: str | None, seconds: float, start
+) -> tuple[float, float]:
+    """Train the network of `spec` for some `seconds` together with the others that wait at `start`:
+    images per second and the share of the GPU's memory that is in use.
     """
+    registry.restore(cloudpickle.loads(message))
+    spec = cloudpickle.loads(spec)
+    return _speed(spec, load(spec.data, root)[0], seconds, start)
+
+
+def _answer(work: Callable, given: tuple, start, answers) -> None:
+    """What a process does that is measured beside others: answers with `work(*given, start)`."""
     _watch_parent()
     try:
-        registry.restore(cloudpickle.loads(message))
-        spec = cloudpickle.loads(spec)
-        answers.put(_speed(spec, load(spec.data, root)[0], seconds, start))
+        answers.put(work(*given, start))
     except BaseException:
         start.abort()
         answers.put(None)
@@ -437,6 +444,22 @@ def _answers(workers: Sequence, answers) -> list[tuple[float, float] | None]:
         worker.join()
     return found
 
+# %% ../../nbs/29_study.engines.ipynb #53bacc3c
+def _side_by_side(work: Callable, given: Sequence[tuple]) -> list:
+    """What `work(*arguments, start)` answers for the arguments in `given`, each in a process of its
+    own on one device; None for one that failed. Each waits at `start` for the others.
+    """
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Barrier(len(given)), context.SimpleQueue()
+    workers = [
+        context.Process(target=_answer, args=(work, arguments, start, answers))
+        for arguments in given
+    ]
+    with _shared_gpu(len(given)):
+        for worker in workers:
+            worker.start()
+        return _answers(workers, answers)
+
 # %% ../../nbs/29_study.engines.ipynb #1be59685
 def packing(
     spec: Spec, root: str | None = None, *, most: int = 8, seconds: float = 5.0
@@ -447,16 +470,10 @@ def packing(
 
     Ends where twice as many would not fit into the memory, bring less than a tenth, or fail.
     """
-    context, rows = multiprocessing.get_context("spawn"), []
-    message = cloudpickle.dumps(registry.snapshot())
+    rows, message = [], cloudpickle.dumps(registry.snapshot())
+    given = message, cloudpickle.dumps(spec), root, seconds
     while (runs := 2 ** len(rows)) <= most:
-        start, answers = context.Barrier(runs), context.SimpleQueue()
-        given = message, cloudpickle.dumps(spec), root, seconds, start, answers
-        workers = [context.Process(target=_train_beside, args=given) for _ in range(runs)]
-        with _shared_gpu(runs):
-            for worker in workers:
-                worker.start()
-            found = _answers(workers, answers)
+        found = _side_by_side(_train_beside, [given] * runs)
         if None in found:
             break
         rate, memory = sum(rate for rate, _ in found), max(used for _, used in found)
