@@ -12,7 +12,7 @@ import papermill
 import pytest
 
 from tools import study as runner
-from unnas import spaces, study, tasks
+from unnas import files, spaces, study, tasks
 from unnas.spaces import darts
 from unnas.study import figures, lists, report
 
@@ -252,3 +252,33 @@ def test_what_intervals_say_in_words():
         {"space": "darts", "task": "rot", "n": 9, "above 0": "supported", "above 0.8": "against"}
         | {"above 0, given size": "undecided", "above that of size": "not known"}
     ]
+
+
+def test_former_versions_are_what_their_records_say():
+    table = pd.read_csv(files.home() / "data" / "released" / "former-versions.csv")
+    key = ["space", "architecture", "task", "seed"]
+    known = {}
+    for record in study.Store().released_as("former-fig2").values():
+        spec = study.Spec.from_dict(record["spec"])
+        known[spec.space, spec.architecture_id, spec.task, spec.seed] = record["result"]["best"]
+    last = table[table.version == 6].set_index(key)
+    assert last.best.to_dict() == known
+
+    settings, rho = figures.former_versions()
+    names = [set(own.architecture) for _, own in table[table.space == "darts"].groupby("version")]
+    both = table[table.architecture.isin(set.intersection(*names)) & (table.version == 3)]
+    means = both.pivot_table(index="architecture", columns="task", values="best")
+    row = rho[(rho.version == 3) & (rho.space == "darts") & (rho.task == "jig")].squeeze()
+    assert row.n == len(means) == 12
+    assert row.rho == pytest.approx(means["cls"].corr(means["jig"], method="spearman"))
+    assert row.low < row.rho < row.high
+    assert len(rho) == 6 * 2 * 3 and settings.seeds.tolist() == [1] * 4 + [2] * 20
+    ends = figures.spread(rho).set_index(["space", "task"])
+    assert ends.loc["darts", "col"].tolist() == pytest.approx([0.06, 0.83])
+
+
+def test_an_installation_without_former_versions_shows_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    settings, rho = figures.former_versions()
+    assert not len(settings) and not len(rho) and not len(figures.spread(rho))
+    assert figures.draw_versions(page(tmp_path / "figures"), rho) is None

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['agreement', 'agreement_figure', 'without_poorest', 'in_words', 'ProxyAndTarget', 'proxy_and_target_specs',
            'proxy_and_target', 'proxy_points', 'by_target_seed', 'beside_paper', 'published_points', 'scatter_of_paper',
-           'published_scatter', 'published_curves', 'rebuilt_figure2', 'beside_rebuilt', 'expectation_table', 'regrets',
-           'regret_table', 'by_size', 'size_table', 'curve_scores', 'benchmark', 'released_accuracies', 'truth_of',
-           'all_scores', 'stand_in', 'ceilings', 'how_much_cheaper', 'against_truth', 'truth_points', 'truth_table',
-           'untrained_on_more_cells', 'write_source', 'rank']
+           'published_scatter', 'published_curves', 'rebuilt_figure2', 'beside_rebuilt', 'former_versions',
+           'draw_versions', 'spread', 'expectation_table', 'regrets', 'regret_table', 'by_size', 'size_table',
+           'curve_scores', 'benchmark', 'released_accuracies', 'truth_of', 'all_scores', 'stand_in', 'ceilings',
+           'how_much_cheaper', 'against_truth', 'truth_points', 'truth_table', 'untrained_on_more_cells',
+           'write_source', 'rank']
 
 # %% ../../nbs/35_study.figures.ipynb #f009611e
 import copy
@@ -299,6 +300,60 @@ def beside_rebuilt(rho: pd.DataFrame) -> pd.DataFrame:
     known = paper_rho.set_index(["space", "task"])[names].add_prefix("paper_")
     own = rho[rho["task"].isin(["rot", "col", "jig"])]
     return own[["space", "task", *names]].join(known, on=["space", "task"]).round(2)
+
+# %% ../../nbs/35_study.figures.ipynb #831c0768
+def former_versions() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The six versions of the records of Figure 2 from before the protocol: their settings, a row
+    for each version and task; and what they say of the architectures that are in all of them, a row
+    for each version, space and task, with rho with supervised accuracy of the same version and its
+    95% interval.
+
+    Both without rows where this installation has none.
+    """
+    path = home() / "data" / "released" / "former-versions.csv"
+    if not path.is_file():
+        return pd.DataFrame(), pd.DataFrame()
+    runs = pd.read_csv(path)
+    by_task, rows = runs.groupby(["version", "task"]), []
+    recipes = by_task[["images", "epochs", "schedule", "warmup_epochs"]].first()
+    recipes = recipes.assign(seeds=by_task["seed"].nunique()).reset_index()
+    among = runs.groupby(["space", "architecture"])["version"].transform("nunique")
+    runs = runs[among == runs["version"].nunique()]
+    for (version, space), own in runs.groupby(["version", "space"]):
+        truth = stats.seed_table(own, space, "cls", "best")
+        for task in grid("fig2", "former").pretext_tasks:
+            score = stats.seed_table(own, space, task, "best").reindex(truth.index)
+            found = stats.spearman(truth, score)
+            ends = dict(rho=found.value, low=found.low, high=found.high)
+            rows.append(dict(version=version, space=space, task=task, n=found.n) | ends)
+    return recipes, pd.DataFrame(rows)
+
+# %% ../../nbs/35_study.figures.ipynb #970e1b73
+def draw_versions(page: Page, rho: pd.DataFrame):
+    """The rank correlations of `former_versions`, saved: a panel for each space; None where there
+    are none.
+    """
+    if not len(rho):
+        return None
+    order = rho["task"].map({task: place for place, task in enumerate(rho["task"].unique())})
+    shown = rho.assign(order=order).sort_values(["space", "order", "version"])
+    shown = shown.assign(
+        panel=shown["space"].map(lambda space: plots.SPACE_TITLES[space]),
+        score=shown["task"],
+        title=[f"{plots.TASK_TITLES[row.task]}, {row.version}" for row in shown.itertuples()],
+        ceiling=np.nan,
+        reason="",
+    )
+    xlabel = "ρ with supervised accuracy, 95% interval"
+    return page.save(plots.correlation_panels(shown, xlabel=xlabel), f"{page.name}_versions", rho)
+
+# %% ../../nbs/35_study.figures.ipynb #13dc65cf
+def spread(rho: pd.DataFrame) -> pd.DataFrame:
+    """The smallest and the largest rho of `former_versions`, a row for each space and task."""
+    if not len(rho):
+        return rho
+    ends = rho.groupby(["space", "task"], sort=False)["rho"].agg(["min", "max"])
+    return ends.round(2).reset_index()
 
 # %% ../../nbs/35_study.figures.ipynb #53fdd03a
 def expectation_table(curves: pd.DataFrame) -> pd.DataFrame:
