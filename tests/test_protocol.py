@@ -522,3 +522,14 @@ def test_random_labels_are_guessed_at_chance():
     loss = [record["result"]["loss"] for record in records if record["spec"]["task"] == "rnd"]
     # although the training images were learnt by heart, in part
     assert np.mean([of[-1] for of in loss]) < 2 < min(of[0] for of in loss)
+
+
+def test_the_second_version_has_changed_nothing_but_the_searches():
+    first, second = protocol.read()[:2]
+    changed = [title for title in first["runs"] if first["runs"][title] != second["runs"][title]]
+    assert [title[0] for title in changed] == ["7", "8"]
+    for title in changed:  # the trainings of the tables are what they were
+        assert first["runs"][title][-6:] == second["runs"][title][-6:]
+    assert first["widths"] == second["widths"]
+    shared = first["images"].keys() & second["images"].keys()
+    assert len(shared) > 12 and all(first["images"][k] == second["images"][k] for k in shared)

@@ -2,19 +2,23 @@
 own, and the tables that stand between records and pictures.
 """
 
+import itertools
 import json
 import textwrap
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import papermill
 import pytest
+import small
+from scipy import stats
 
 from tools import study as runner
 from unnas import files, spaces, study, tasks
 from unnas.spaces import darts
-from unnas.study import figures, lists, report
+from unnas.study import cells, figures, lists, report, tables
 
 PARAMETERS = dict(
     scale="smoke",
@@ -282,3 +286,135 @@ def test_an_installation_without_former_versions_shows_none(tmp_path, monkeypatc
     settings, rho = figures.former_versions()
     assert not len(settings) and not len(rho) and not len(figures.spread(rho))
     assert figures.draw_versions(page(tmp_path / "figures"), rho) is None
+
+
+def scored(architectures, scores):
+    """Specs of these architectures and the table of their runs, a row of scores each."""
+    specs = {
+        name: [study.Spec.from_dict(small.specs(1)[0].to_dict() | change) for change in changes]
+        for name, changes in (
+            (name, [dict(architecture=own.to_dict(), seed=seed) for seed in range(len(row))])
+            for (name, own), row in zip(architectures.items(), scores)
+        )
+    }
+    return specs, pd.DataFrame(dict(score=[score for row in scores for score in row]))
+
+
+def test_groups_stand_against_random_architectures():
+    drawn = darts.sample(6, seed=0)
+    names = ["random 0", "random 1", "random 2", ("cifar10", "rot", 0), ("cifar10", "rot", 1)]
+    architectures = dict(zip(names, drawn)) | {("cifar10", "jig", None): drawn[1]}
+    architectures |= {"imagenet_rot": drawn[5], "pdarts": drawn[5]}
+    values = [[50, 52], [40, 42], [46, 44], [60, 62], [52, 50], [41, 42], [47, 48], [45, 46]]
+    found = tables.against_random(*scored(architectures, values), names[:3]).set_index("group")
+    own = found.loc["searched here by rotation"]
+    assert own.n == 2 and own["mean"] == 56 and own.difference == pytest.approx(56 - 137 / 3)
+    ends = stats.ttest_ind([61, 51], [51, 41, 45], equal_var=False).confidence_interval(0.95)
+    assert [own.low, own.high] == pytest.approx([ends.low, ends.high])
+    # it is random 1, which is not compared with itself
+    own = found.loc["random, selected by jigsaw"]
+    assert own.n == 1 and own.difference == pytest.approx(41.5 - 48)
+    ends = stats.ttest_ind([41, 42], [51, 45], equal_var=False).confidence_interval(0.95)
+    assert [own.low, own.high] == pytest.approx([ends.low, ends.high])
+    assert {*found.index[2:]} == {"the paper's, without labels", "earlier work, with labels"}
+    assert not len(tables.against_random(*scored(architectures, values), names[:1]))
+
+
+def test_the_first_of_random_architectures_is_selected_by_the_mean_of_its_seeds(tmp_path):
+    kept = study.Store(tmp_path / "records", released=tmp_path / "released")
+    specs = [
+        spec
+        for spec in lists.recorded(study.grid("fig2", "laptop"), tasks=["rot"], spaces=["darts"])
+        if spec.architecture in darts.sample(16, seed=1)
+    ]
+    assert len(specs) == 32
+    for place, spec in enumerate(specs):
+        record = study.Store().get(spec.id)
+        best = {5: 90.0, 21: 50.0, 7: 75.0, 23: 75.0}.get(place, 40.0)
+        kept.put(record | dict(result=record["result"] | dict(best=best)))
+    kept.release(specs, "protocol-1")
+    selected = tables.selected_genotypes("laptop", kept)
+    assert selected == {("cifar10", "rot", None): specs[7].architecture}
+    assert tables.selected_genotypes("smoke", kept) == {}
+
+
+def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    assert "No comparison" in tables.in_short("table1")
+    rows = [("a", -1.0, -2.0, 0.1), ("b", -3.0, -4.0, -2.0), ("c", 3.0, 1.0, 5.0)]
+    table = pd.DataFrame(rows, columns=["group", "difference", "low", "high"])
+    (tmp_path / "figures/laptop").mkdir(parents=True)
+    table[:2].to_csv(tmp_path / "figures/laptop/table1_groups.csv")
+    said = tables.in_short("table1")
+    assert said.startswith("**Nothing here is known to be better")
+    assert "a (-1.0 points [-2.0, +0.1])" in said and "Worse: b (-3.0" in said
+    table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
+    assert tables.in_short("table1").startswith("**Better than random architectures of the same")
+
+
+def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
+    listed = lists.recorded(study.grid("fig2", "laptop"), tasks=["rot"], spaces=["darts"])[:2]
+    unknown = small.specs(2)
+    groups = dict(a=listed[0], b=listed, c=unknown, d=[listed[1], unknown[0]])
+    own = page(tmp_path)
+    assert list(own.recorded(groups, "seeds")) == ["a", "b"]
+    assert "2 of 4 so far; give seeds to compute more" in capsys.readouterr().out
+    assert page(tmp_path, seeds=1).recorded(groups, "seeds") is groups
+    assert own.recorded(dict(c=unknown), "seeds") == dict(c=unknown)
+    assert own.recorded(dict(a=listed), "seeds") == dict(a=listed)
+
+
+def search_record(seed, entropy, cell, lr=0.1):
+    """A record of a search that has these entropies and found this cell."""
+    (spec,) = study.searches("smoke", datasets=["synthetic-objects"], tasks=["rot"], seeds=[seed])
+    spec = replace(spec, recipe=replace(spec.recipe, alpha_lr=lr))
+    result = dict(entropy=[{}, dict(normal=entropy, reduce=1)], genotype=cell.to_dict(), steps=9)
+    return dict(spec=spec.to_dict(), result=result)
+
+
+def test_settings_of_searches_stand_side_by_side():
+    a, b = darts.sample(2, seed=0)
+    records = [search_record(0, 2, a), search_record(3, 1, b), search_record(0, 1.5, a, lr=0.2)]
+    found = cells.settled(records)
+    assert found.seeds.tolist() == [2, 1] and found.alpha_lr.tolist() == [0.1, 0.2]
+    assert found.entropy.tolist() == [1.25, 1.25] and found.steps.tolist() == [9, 9]
+    assert found.similarity[0] == darts.similarity(a, b) and np.isnan(found.similarity[1])
+
+
+def test_intervals_of_similarity_resample_architectures():
+    names = list("abcdef")
+    own = np.random.default_rng(0).normal(size=6)
+    pairs = pd.DataFrame(
+        [
+            dict(first=a, second=b, kind="k", similarity=x + y, inputs_only=0)
+            for (a, x), (b, y) in itertools.combinations(zip(names, own), 2)
+        ]
+    )
+    row = cells.by_kind(pairs, dict(chance=pairs)).set_index("pairs_of")
+    assert row.similarity["k"] == pytest.approx(2 * own.mean())
+    slow, rng = [], np.random.default_rng(1)
+    for _ in range(2000):
+        drawn = rng.choice(6, 6)
+        both = [own[i] + own[j] for i, j in itertools.combinations(drawn, 2) if i != j]
+        slow += [np.mean(both)] if both else []
+    ends = np.quantile(slow, [0.025, 0.975])
+    assert [row.low["k"], row.high["k"]] == pytest.approx(ends, abs=0.15)
+    assert np.isnan(row.low["chance"])
+    few = cells.by_kind(pairs[pairs["first"].isin(["a"]) & (pairs["second"] < "e")], {})
+    assert np.isnan(few.low[0])
+
+
+def test_pairs_with_random_labels_are_a_kind_of_their_own():
+    drawn = darts.sample(4, seed=0)
+    by = [("rot", 0), ("rot", 1), ("rnd", 0), ("rnd", 1)]
+    found = [
+        cells.Found(f"{task} {seed}", own, "here", "cifar10", task)
+        for (task, seed), own in zip(by, drawn)
+    ]
+    kinds = cells.compared(found).kind.value_counts().to_dict()
+    assert kinds == {
+        "found here: same images and task, other seed": 1,
+        "found here: a task, and random labels": 4,
+        "found here: random labels, other seed": 1,
+    }
+    assert "here, with random labels" in cells.made_of(found).index.get_level_values(0)

@@ -136,21 +136,27 @@ def tiers(widths: Mapping[str, Mapping[str, int]]) -> list[Tier]:
 
 # %% ../nbs/40_protocol.ipynb #5298dc6f
 def of_searched(tier: Tier, store: study.Store | None = None) -> list[study.Spec]:
-    """The trainings of what the searches of `tier` have found so far, in their order."""
+    """The trainings of what the searches of `tier` have found so far, in their order; in the tier
+    of Table 1 then those of what tasks have selected among random architectures.
+    """
     searches = [spec for spec in tier.specs if isinstance(spec, study.SearchSpec)]
+    if not searches:
+        return []
     trainings = [spec for spec in tier.specs if isinstance(spec, study.Spec)]
-    table = {"cifar10": "table1", "cityscapes": "table2"}
-    specs = []
-    for search, record in zip(searches, study.records_of(searches, store)):
-        if record is None or record["result"]["genotype"] is None:
-            continue
-        found = study.evaluation_specs(
-            study.evaluation(table[search.data.name], "laptop"),
-            {"found": darts.Genotype.from_dict(record["result"]["genotype"])},
-            look=False,
-        )["found"]
-        specs += [replace(training, data=trainings[0].data) for training in found]
-    return specs
+    table = {"cifar10": "table1", "cityscapes": "table2"}[searches[0].data.name]
+    found = [
+        darts.Genotype.from_dict(record["result"]["genotype"])
+        for record in study.records_of(searches, store)
+        if record is not None and record["result"]["genotype"] is not None
+    ]
+    if table == "table1":
+        found += tables.selected_genotypes("laptop", store).values()
+    listed = study.evaluation_specs(
+        study.evaluation(table, "laptop"), dict(enumerate(dict.fromkeys(found))), look=False
+    )
+    return [
+        replace(training, data=trainings[0].data) for group in listed.values() for training in group
+    ]
 
 # %% ../nbs/40_protocol.ipynb #16b37cfa
 def _file() -> Path:

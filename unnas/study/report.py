@@ -36,7 +36,7 @@ from unnas.files import (
 )
 from .engines import SCORES, check_engine, collect, end_slice, slice_of
 from .lists import check_computable, published_at, recorded, specs_of
-from .records import BASELINES, sources, untrained_scores
+from .records import BASELINES, Store, sources, untrained_scores
 from .scales import Grid
 from .specs import SearchSpec, Spec, at_hand
 
@@ -419,6 +419,24 @@ class Page:
         print(f"{len(specs)} runs: {grid.description}{self.shown}")
         return specs
 
+    def recorded(self, groups: Mapping[Any, Any], *numbers: str) -> Mapping[Any, Any]:
+        """Those of the `groups` (a spec, or a list of specs, by any key) that have released
+        records; all of them if none has, or if a parameter among the `numbers` is given. Says how
+        many are left out.
+        """
+        released = Store().released_records()
+        there = {
+            key: group
+            for key, group in groups.items()
+            if {spec.id for spec in (group if isinstance(group, list) else [group])}
+            <= released.keys()
+        }
+        given = any(self.parameters.get(name) is not None for name in numbers)
+        if given or not there or len(there) == len(groups):
+            return groups
+        print(f"{len(there)} of {len(groups)} so far; give {' or '.join(numbers)} to compute more.")
+        return there
+
     def collect(self, specs: Sequence[Spec | SearchSpec], **options) -> pd.DataFrame:
         """The table of the runs; FileNotFoundError, before anything starts, where some have neither
         records nor images. A page that is given a slice ends here.
@@ -455,7 +473,7 @@ def rounded(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
 # %% ../../nbs/33_study.report.ipynb #6abb3adc
 # the scale of the figures that are shown in the notebooks; former where the protocol has no
 # records yet
-SHOWN = dict(fig2="laptop", groundtruth="laptop")
+SHOWN = dict.fromkeys(("fig2", "groundtruth", "cells", "table1"), "laptop")
 
 # %% ../../nbs/33_study.report.ipynb #0ccd0151
 def shown_table(name: str, digits: int | None = 2) -> pd.DataFrame:
