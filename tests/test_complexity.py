@@ -84,6 +84,17 @@ def test_that_counting_changes_nothing():
         darts.sample(1, seed=0)[0], tasks.rotation(), stem="cifar", width=4, depth=3
     ).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.head.eval()
+    modes = [layer.training for layer in model.modules()]
+    images = torch.rand(2, 3, 16, 16)
+    torch.manual_seed(0)
+    own = darts.build(darts.sample(1, seed=0)[0], tasks.rotation(), stem="cifar", width=4, depth=3)
+    own.load_state_dict(before)
     complexity.count(model, (3, 16, 16)), complexity.paper_flops(model, (3, 16, 16))
-    assert model.training and not any(layer._forward_hooks for layer in model.modules())
+    with pytest.raises(RuntimeError):
+        complexity.count(model, (5, 16, 16))  # of five channels
+    assert [layer.training for layer in model.modules()] == modes
+    assert not any(layer._forward_hooks for layer in model.modules())
+    with torch.no_grad():
+        assert model.eval()(images).equal(own.eval()(images))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())

@@ -91,6 +91,7 @@ LEAVES = {
         ),
         "cells_similarity.csv",
         "cells_groups.csv",
+        "cells_settled.csv",
     },
     "fig1": {"fig1.png", "fig1.svg", "fig1_tasks.png", "fig1_tasks.svg"},
     "fig2": {"fig2.png", "fig2.svg", "fig2.csv", "fig2_rho.csv"},
@@ -135,6 +136,7 @@ LEAVES = {
         "table1.png",
         "table1.svg",
         *(f"table1_rows.{kind}" for kind in ("csv", "md", "tex", "html")),
+        "table1_groups.csv",
     },
     "table2": {
         "table2.png",

@@ -16,7 +16,7 @@ import small
 from scipy import stats
 
 from tools import study as runner
-from unnas import files, spaces, study, tasks
+from unnas import files, protocol, spaces, study, tasks
 from unnas.spaces import darts
 from unnas.study import cells, figures, lists, report, tables
 
@@ -301,23 +301,43 @@ def scored(architectures, scores):
 
 
 def test_groups_stand_against_random_architectures():
-    drawn = darts.sample(6, seed=0)
-    names = ["random 0", "random 1", "random 2", ("cifar10", "rot", 0), ("cifar10", "rot", 1)]
+    drawn = darts.sample(9, seed=0)
+    names = ["random 0", "random 1", "random 2"]
+    names += [("cifar10", "rot", 0), ("cifar10", "col", 0), ("cifar10", "cls", 0)]
+    names += [("cifar10", "cls", 1), "imagenet_rot", "pdarts"]
     architectures = dict(zip(names, drawn)) | {("cifar10", "jig", None): drawn[1]}
-    architectures |= {"imagenet_rot": drawn[5], "pdarts": drawn[5]}
-    values = [[50, 52], [40, 42], [46, 44], [60, 62], [52, 50], [41, 42], [47, 48], [45, 46]]
-    found = tables.against_random(*scored(architectures, values), names[:3]).set_index("group")
-    own = found.loc["searched here by rotation"]
+    architectures |= {("cifar10", "rnd", 0): drawn[2]}
+    values = [[50, 52], [40, 42], [46, 44], [60, 62], [52, 50], [70, 71], [65, 65], [47, 48]]
+    values += [[45, 46], [41, 42], [30, 31]]
+    table = tables.comparisons(*scored(architectures, values), names[:3])
+    found = table.set_index(["group", "against"])
+    random = "random architectures"
+    own = found.loc["searched here without labels", random]
     assert own.n == 2 and own["mean"] == 56 and own.difference == pytest.approx(56 - 137 / 3)
     ends = stats.ttest_ind([61, 51], [51, 41, 45], equal_var=False).confidence_interval(0.95)
     assert [own.low, own.high] == pytest.approx([ends.low, ends.high])
+    own = found.loc["searched here without labels", "searched here: supervised"]
+    ends = stats.ttest_ind([61, 51], [70.5, 65], equal_var=False).confidence_interval(0.95)
+    assert own.difference == pytest.approx(56 - 67.75) and own.high == pytest.approx(ends.high)
     # it is random 1, which is not compared with itself
-    own = found.loc["random, selected by jigsaw"]
+    own = found.loc["random, selected by jigsaw", random]
     assert own.n == 1 and own.difference == pytest.approx(41.5 - 48)
     ends = stats.ttest_ind([41, 42], [51, 45], equal_var=False).confidence_interval(0.95)
     assert [own.low, own.high] == pytest.approx([ends.low, ends.high])
-    assert {*found.index[2:]} == {"the paper's, without labels", "earlier work, with labels"}
-    assert not len(tables.against_random(*scored(architectures, values), names[:1]))
+    assert {group for group, against in found.index if against == random} == {
+        "searched here: rotation",
+        "searched here: colorization",
+        "searched here: supervised",
+        "searched here: random labels",
+        "searched here without labels",
+        "random, selected by jigsaw",
+        "the paper's, without labels",
+        "earlier work, with labels",
+    }
+    assert len(found) == 9  # with one search by random labels there is nothing to compare
+    few = tables.comparisons(*scored(architectures, values), names[:1])
+    assert few.against.tolist() == ["searched here: supervised"]
+    assert not len(tables.comparisons({}, pd.DataFrame(dict(score=[])), []))
 
 
 def test_the_first_of_random_architectures_is_selected_by_the_mean_of_its_seeds(tmp_path):
@@ -343,13 +363,24 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
     assert "No comparison" in tables.in_short("table1")
     rows = [("a", -1.0, -2.0, 0.1), ("b", -3.0, -4.0, -2.0), ("c", 3.0, 1.0, 5.0)]
     table = pd.DataFrame(rows, columns=["group", "difference", "low", "high"])
+    table["against"] = "random architectures"
     (tmp_path / "figures/laptop").mkdir(parents=True)
     table[:2].to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     said = tables.in_short("table1")
     assert said.startswith("**Nothing here is known to be better")
     assert "a (-1.0 points [-2.0, +0.1])" in said and "Worse: b (-3.0" in said
+    assert protocol._search_claim()["verdict"] == "not known"
     table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     assert tables.in_short("table1").startswith("**Better than random architectures of the same")
+    for others in ("searched here: supervised", "random architectures"):
+        row = dict(group="searched here without labels", against=others, difference=-1, low=-2)
+        table = pd.concat([table, pd.DataFrame([row | dict(high=-0.5)])])
+    table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
+    assert protocol._search_claim() == dict(
+        here="-1.0 points [-2.0, -0.5], without minus with labels",
+        baseline="-1.0 points [-2.0, -0.5] to random",
+        verdict="worse",
+    )
 
 
 def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
@@ -418,3 +449,21 @@ def test_pairs_with_random_labels_are_a_kind_of_their_own():
         "found here: random labels, other seed": 1,
     }
     assert "here, with random labels" in cells.made_of(found).index.get_level_values(0)
+
+
+def test_what_is_said_of_similar_cells_follows_from_the_interval(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    assert "No searches are released" in cells.in_short()
+    (tmp_path / "figures/laptop").mkdir(parents=True)
+    columns = ["pairs_of", "similarity", "low", "high"]
+    for low, said in ((0.3, "agree with each other more"), (0.1, "is undecided")):
+        rows = [
+            ("found here: same images and task, other seed", 0.4, low, 0.5),
+            ("found here: a task, and random labels", 0.25, np.nan, np.nan),
+            ("untrained searches", 0.22, np.nan, np.nan),
+        ]
+        table = pd.DataFrame(rows, columns=columns)
+        table.to_csv(tmp_path / "figures/laptop/cells_groups.csv", index=False)
+        words = cells.in_short()
+        assert said in words and f"different seeds 40% [{low:.0%}, 50%]" in words
+        assert "one by a task and one by random labels 25%, two that learn nothing 22%." in words

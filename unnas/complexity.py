@@ -6,11 +6,12 @@
 __all__ = ['parameters', 'check_shape', 'count', 'paper_flops']
 
 # %% ../nbs/01_complexity.ipynb #004c6165
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/01_complexity.ipynb #205a7527
@@ -29,10 +30,38 @@ def check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
         )
     return shape
 
-# %% ../nbs/01_complexity.ipynb #48f855a0
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy of `model` in evaluation mode that has shapes but no memory."""
-    return copy.deepcopy(model).to("meta").eval()
+# %% ../nbs/01_complexity.ipynb #0991ac38
+@contextmanager
+def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]:
+    """Within it `model` is in evaluation mode, and `hook` sees each layer at work. Layers that
+    change no shape, and would take most of the time, pass their input on.
+    """
+    modes = [(layer, layer.training) for layer in model.modules()]
+    idle = [layer for layer, _ in modes if isinstance(layer, nn.BatchNorm2d | nn.ReLU)]
+    hooks = [layer.register_forward_hook(hook) for layer, _ in modes] if hook else []
+    model.eval()
+    for layer in idle:
+        layer.forward = lambda x: x
+    try:
+        yield
+    finally:
+        for layer in idle:
+            del layer.forward
+        for own in hooks:
+            own.remove()
+        for layer, mode in modes:
+            layer.training = mode
+
+# %% ../nbs/01_complexity.ipynb #30416727
+@torch.no_grad()
+def _pass(model: nn.Module, shape: tuple[int, ...], hook: Callable | None = None) -> None:
+    """Pass one input of that shape through `model`, whose tensors have shapes but no memory."""
+    tensors = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    with _looked_at(model, hook):
+        functional_call(model, tensors, (torch.empty(1, *shape, device="meta"),))
 
 # %% ../nbs/01_complexity.ipynb #d0ebb085
 def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
@@ -45,12 +74,11 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
     Raises ValueError for an `input_shape` of another length.
     """
     shape = check_shape(input_shape)
-    meta = _on_meta(model)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta(torch.empty(1, *shape, device="meta"))
-    auxiliary = getattr(meta, "auxiliary_head", None)
+    with FlopCounterMode(display=False) as counter:
+        _pass(model, shape)
+    auxiliary = getattr(model, "auxiliary_head", None)
     unused = 0 if auxiliary is None else parameters(auxiliary)
-    return counter.get_total_flops() // 2, parameters(meta) - unused
+    return counter.get_total_flops() // 2, parameters(model) - unused
 
 # %% ../nbs/01_complexity.ipynb #4f9d2f10
 def _layer_flops(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
@@ -89,9 +117,5 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
         nonlocal total
         total += _layer_flops(layer, inputs[0], out)
 
-    meta = _on_meta(model)
-    for layer in meta.modules():
-        layer.register_forward_hook(add)
-    with torch.no_grad():
-        meta(torch.empty(1, *shape, device="meta"))
+    _pass(model, shape, add)
     return total

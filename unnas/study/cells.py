@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Found', 'published', 'seeds', 'searched', 'settled', 'sheet', 'made_of', 'compared', 'draw_similarities', 'by_chance',
-           'by_kind']
+           'by_kind', 'in_short']
 
 # %% ../../nbs/38_study.cells.ipynb #914830d3
 from collections.abc import Iterable
@@ -20,8 +20,9 @@ from ..spaces import darts
 from ..spaces.darts import Genotype
 from ..stats import MINIMUM_FOR_INTERVAL
 from .records import records_of
-from .report import whole
+from .report import Prose, shown_table, whole
 from .specs import SearchSpec
+from ..verdict import word
 
 # %% ../../nbs/38_study.cells.ipynb #f4307a48
 @dataclass(frozen=True)
@@ -302,3 +303,36 @@ def by_kind(
             )
         )
     return pd.DataFrame(rows)
+
+# %% ../../nbs/38_study.cells.ipynb #b24693e5
+_SEEDS = "found here: same images and task, other seed"
+_SAID = {
+    _SEEDS: "two searches by one task, with different seeds",
+    "found here: same images, other task": "two by different tasks",
+    f"found here: {_BESIDE_CONTROL}": "one by a task and one by random labels",
+    "found here: random labels, other seed": "two by random labels",
+    "untrained searches": "two that learn nothing",
+    "random architectures": "two random architectures",
+}
+
+# %% ../../nbs/38_study.cells.ipynb #85b2903f
+def in_short() -> Prose:
+    """What the released table of similarities says of the searches here, in words."""
+    found = shown_table("cells_groups", None)
+    known = {} if not len(found) else found.set_index("pairs_of").to_dict("index")
+    if _SEEDS not in known:
+        return Prose("No searches are released of which two have the same task.")
+    own, chance = known[_SEEDS], known["untrained searches"]["similarity"]
+    said = {
+        "supported": "**Searches by one task agree with each other more than chance makes them.**",
+        "undecided": "**Whether searches by one task agree beyond chance is undecided.**",
+        "against": "**Searches by one task agree less than chance makes them.**",
+    }[word(own["low"], own["high"], chance)]
+    numbers = (
+        f"{title} {row['similarity']:.0%}"
+        + ("" if pd.isna(row["low"]) else f" [{row['low']:.0%}, {row['high']:.0%}]")
+        for title, row in ((title, known[name]) for name, title in _SAID.items() if name in known)
+    )
+    return Prose(
+        f"{said} What they have in common, of operations and inputs: {', '.join(numbers)}."
+    )
