@@ -16,7 +16,7 @@ import small
 from scipy import stats
 
 from tools import study as runner
-from unnas import files, protocol, spaces, study, tasks
+from unnas import files, ops, protocol, spaces, study, tasks
 from unnas.spaces import darts
 from unnas.study import cells, figures, lists, report, tables
 
@@ -386,7 +386,7 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
 def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
     listed = lists.recorded(study.grid("fig2", "laptop"), tasks=["rot"], spaces=["darts"])[:2]
     unknown = small.specs(2)
-    groups = dict(a=listed[0], b=listed, c=unknown, d=[listed[1], unknown[0]])
+    groups = dict(a=listed[:1], b=listed, c=unknown, d=[listed[1], unknown[0]])
     own = page(tmp_path)
     assert list(own.recorded(groups, "seeds")) == ["a", "b"]
     assert "2 of 4 so far; give seeds to compute more" in capsys.readouterr().out
@@ -395,20 +395,38 @@ def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
     assert own.recorded(dict(a=listed), "seeds") == dict(a=listed)
 
 
-def search_record(seed, entropy, cell, lr=0.1):
-    """A record of a search that has these entropies and found this cell."""
+def test_searches_that_are_released_are_shown_without_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("UNNAS_DATA", raising=False)
+    own = page(tmp_path, scale="laptop").searches(datasets=None, seeds=None)
+    released = study.Store().released_as("protocol-7")
+    searches = [id for id, record in released.items() if record["spec"].get("kind") == "search"]
+    assert sorted(spec.id for spec in own) == sorted(searches)
+    assert f"{len(own)} of 27 searches so far" in capsys.readouterr().out
+    smoke = page(tmp_path).searches(datasets=["synthetic-objects"], seeds=None)
+    assert smoke == study.searches("smoke", datasets=["synthetic-objects"])
+    assert page(tmp_path).searches(datasets=None) == study.searches("smoke")
+
+
+def search_record(seed, none, cell, lr=0.1):
+    """A record of a search that found this cell, and whose normal cell has these alphas of none."""
     (spec,) = study.searches("smoke", datasets=["synthetic-objects"], tasks=["rot"], seeds=[seed])
     spec = replace(spec, recipe=replace(spec.recipe, alpha_lr=lr))
-    result = dict(entropy=[{}, dict(normal=entropy, reduce=1)], genotype=cell.to_dict(), steps=9)
+    alphas = np.zeros((2, 14, 8))
+    alphas[0, :, list(ops.OPS).index("none")] = none
+    tables = [{}, dict(alpha_normal=alphas[0].tolist(), alpha_reduce=alphas[1].tolist())]
+    result = dict(tables=tables, genotype=cell.to_dict(), steps=9)
     return dict(spec=spec.to_dict(), result=result)
 
 
 def test_settings_of_searches_stand_side_by_side():
     a, b = darts.sample(2, seed=0)
-    records = [search_record(0, 2, a), search_record(3, 1, b), search_record(0, 1.5, a, lr=0.2)]
+    records = [search_record(0, 0, a), search_record(3, 50, b), search_record(0, 0, a, lr=0.2)]
     found = cells.settled(records)
-    assert found.seeds.tolist() == [2, 1] and found.alpha_lr.tolist() == [0.1, 0.2]
-    assert found.entropy.tolist() == [1.25, 1.25] and found.steps.tolist() == [9, 9]
+    assert found.seeds.tolist() == [2, 1] and found.alpha_lr.tolist() == ["0.1", "0.2"]
+    # of four tables one has all weight on none, and 0 nats
+    assert found.entropy.tolist() == pytest.approx([0.75 * np.log(8), np.log(8)])
+    assert found.entropy_kept.tolist() == pytest.approx([np.log(7)] * 2)
+    assert found.none.tolist() == pytest.approx([(3 / 8 + 1) / 4, 1 / 8])
     assert found.similarity[0] == darts.similarity(a, b) and np.isnan(found.similarity[1])
 
 
@@ -455,15 +473,33 @@ def test_what_is_said_of_similar_cells_follows_from_the_interval(tmp_path, monke
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
     assert "No searches are released" in cells.in_short()
     (tmp_path / "figures/laptop").mkdir(parents=True)
-    columns = ["pairs_of", "similarity", "low", "high"]
+    alphas = ["normal_alphas", "reduction_alphas"]
+    columns = ["pairs_of", "similarity", "low", "high", *alphas]
+    columns += [f"{name}_{end}" for name in alphas for end in ("low", "high")]
     for low, said in ((0.3, "agree with each other more"), (0.1, "is undecided")):
         rows = [
-            ("found here: same images and task, other seed", 0.4, low, 0.5),
-            ("found here: a task, and random labels", 0.25, np.nan, np.nan),
-            ("untrained searches", 0.22, np.nan, np.nan),
+            ("found here: same images and task, other seed", 0.4, low, 0.5, 0.6, 0.1, 0.3, 0.9),
+            ("found here: a task, and random labels", 0.25),
+            ("untrained searches", 0.22),
         ]
-        table = pd.DataFrame(rows, columns=columns)
+        table = pd.DataFrame([dict(zip(columns, row)) for row in rows], columns=columns)
         table.to_csv(tmp_path / "figures/laptop/cells_groups.csv", index=False)
         words = cells.in_short()
         assert said in words and f"different seeds 40% [{low:.0%}, 50%]" in words
         assert "one by a task and one by random labels 25%, two that learn nothing 22%." in words
+        same = "two searches by one task, with different seeds"
+        assert f"normal cells, without none, correlate: {same} 0.60 [" in words
+        assert words.endswith(f"reduction cells, without none, correlate: {same} 0.10.")
+
+
+def test_alphas_are_compared_edge_by_edge_around_their_mean():
+    drawn, random = darts.sample(3, seed=0), np.random.default_rng(0)
+    tables = [random.normal(size=(14, 8)) for _ in range(2)]
+    moved = tuple(k * table + random.normal(size=(14, 1)) for k, table in zip((3, -2), tables))
+    found = [
+        cells.Found("a", drawn[0], "here", "cifar10", "rot", tuple(tables)),
+        cells.Found("b", drawn[1], "here", "cifar10", "rot", moved),
+        cells.Found("c", drawn[2], "paper", "imagenet", "rot"),
+    ]
+    alphas = cells.compared(found)[["normal_alphas", "reduction_alphas"]]
+    assert alphas.loc[0].tolist() == pytest.approx([1, -1]) and alphas[1:].isna().all(axis=None)

@@ -29,7 +29,8 @@ from ..verdict import word
 class Found:
     """An architecture, its name on the page, and who found it: "earlier work", "paper" or "here".
 
-    `dataset` and `task` are those of the search; "" in earlier work.
+    `dataset` and `task` are those of the search; "" in earlier work. `alphas` are its tables at the
+    end, where they are known, without the operation none, which no cell keeps.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Found:
     who: str
     dataset: str = ""
     task: str = ""
+    alphas: tuple[np.ndarray, ...] = ()
 
 # %% ../../nbs/38_study.cells.ipynb #8656158f
 _EARLIER = {
@@ -72,6 +74,15 @@ def seeds(name: str, value) -> int | list[int] | None:
         return [whole(0)(name, seed) for seed in value]
     return whole(1)(name, value)
 
+# %% ../../nbs/38_study.cells.ipynb #907a69e8
+_NONE = list(ops.OPS).index("none")
+
+
+def _tables(record: dict) -> list[np.ndarray]:
+    """The alphas (14, 8) of normal and reduction cells at the end of a search."""
+    last = record["result"]["tables"][-1]
+    return [np.array(last[f"alpha_{kind}"]) for kind in ("normal", "reduce")]
+
 # %% ../../nbs/38_study.cells.ipynb #7746b632
 def searched(specs: list[SearchSpec]) -> list[Found]:
     """What the searches found that have a record."""
@@ -82,6 +93,7 @@ def searched(specs: list[SearchSpec]) -> list[Found]:
             "here",
             spec.data.name,
             spec.task,
+            tuple(np.delete(table, _NONE, axis=1) for table in _tables(record)),
         )
         for spec, record in zip(specs, records_of(specs))
         if record and record["result"]["genotype"]
@@ -91,18 +103,22 @@ def searched(specs: list[SearchSpec]) -> list[Found]:
 def settled(records: Iterable[dict]) -> pd.DataFrame:
     """How far searches decided, by their records: a row for each setting and task, with the size of
     the supernet, the number of steps, what the recipe says of the alphas, the number of seeds, the
-    mean entropy (nats) of the weights at the end, and over the pairs of seeds the mean similarity
-    of what was found (NaN for one seed).
+    mean entropy (nats) of the weights at the end, that of the seven operations that a cell can keep
+    and the weight of none, and over the pairs of seeds the mean similarity of what was found (NaN
+    for one seed).
     """
     groups = {}
     for record in records:
         spec = SearchSpec.from_dict(record["spec"])
         if spec.space == "darts" and record["result"]["genotype"]:
-            groups.setdefault(replace(spec, seed=0), []).append(record["result"])
+            groups.setdefault(replace(spec, seed=0), []).append(record)
     rows = []
-    for spec, results in groups.items():
+    for spec, own in groups.items():
+        results = [record["result"] for record in own]
         cells = [Genotype.from_dict(result["genotype"]) for result in results]
-        last = [np.mean([*result["entropy"][-1].values()]) for result in results]
+        alphas = [table for record in own for table in _tables(record)]
+        kept = [search.entropy(np.delete(table, _NONE, axis=1)) for table in alphas]
+        none = [search.operation_weights(table)[:, _NONE].mean().item() for table in alphas]
         rows.append(
             dict(
                 data=plots.DATASET_TITLES[spec.data.name],
@@ -111,10 +127,13 @@ def settled(records: Iterable[dict]) -> pd.DataFrame:
                 depth=spec.depth,
                 steps=results[0]["steps"],
                 images=spec.data.train_images,
-                alpha_lr=spec.recipe.alpha_lr,
-                alpha_weight_decay=spec.recipe.alpha_weight_decay,
+                alpha_lr=f"{spec.recipe.alpha_lr:g}",
+                alpha_weight_decay=f"{spec.recipe.alpha_weight_decay:g}",
+                batch=spec.recipe.batch_size,
                 seeds=len(results),
-                entropy=np.mean(last),
+                entropy=np.mean([search.entropy(table) for table in alphas]),
+                entropy_kept=np.mean(kept),
+                none=np.mean(none),
                 similarity=np.mean([darts.similarity(a, b) for a, b in combinations(cells, 2)])
                 if len(cells) > 1
                 else np.nan,
@@ -172,6 +191,22 @@ def _alike(a: Genotype, b: Genotype) -> dict[str, float]:
     inputs = darts.similarity(a, b, operations=False)
     return dict(similarity=darts.similarity(a, b), inputs_only=inputs)
 
+# %% ../../nbs/38_study.cells.ipynb #f907e2b4
+_CELLS = {"normal": "normal_alphas", "reduce": "reduction_alphas"}
+
+
+def _alpha_correlations(a: Found, b: Found) -> dict[str, float]:
+    """The correlation of the alphas of two searches, of both kinds of cell; each edge around its
+    mean, which no softmax sees. NaN where alphas are not known.
+    """
+    if not (a.alphas and b.alphas):
+        return dict.fromkeys(_CELLS.values(), np.nan)
+    centered = [
+        [table - table.mean(axis=1, keepdims=True) for table in own.alphas] for own in (a, b)
+    ]
+    found = (np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(*centered))
+    return dict(zip(_CELLS.values(), map(float, found)))
+
 # %% ../../nbs/38_study.cells.ipynb #ecfd45f9
 _BESIDE_CONTROL = "a task, and random labels"
 
@@ -194,12 +229,14 @@ def _kind(a: Found, b: Found) -> str:
 
 # %% ../../nbs/38_study.cells.ipynb #5f0a3e9f
 def compared(found: list[Found]) -> pd.DataFrame:
-    """Each pair: `first` and `second` by name, the kind of pair, their similarity, and that of
-    their inputs alone.
+    """Each pair: `first` and `second` by name, the kind of pair, their similarity, that of their
+    inputs alone, and the correlation of their alphas.
     """
     return pd.DataFrame(
         [
-            dict(first=a.name, second=b.name, kind=_kind(a, b)) | _alike(a.genotype, b.genotype)
+            dict(first=a.name, second=b.name, kind=_kind(a, b))
+            | _alike(a.genotype, b.genotype)
+            | _alpha_correlations(a, b)
             for a, b in combinations(found, 2)
         ]
     )
@@ -259,8 +296,8 @@ def by_chance(found: Iterable[Found]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame([_alike(*pair) for pair in pairs]) for name, pairs in chance.items()}
 
 # %% ../../nbs/38_study.cells.ipynb #9b06eb12
-def _ends(pairs: pd.DataFrame, resamples: int) -> tuple[float, float]:
-    """The 95% bootstrap interval of the mean similarity of `pairs`, over their architectures: a
+def _ends(pairs: pd.DataFrame, column: str, resamples: int) -> tuple[float, float]:
+    """The 95% bootstrap interval of the mean of a column of `pairs`, over their architectures: a
     pair counts as often as both of its sides are drawn.
     """
     names = pd.unique(pd.concat([pairs["first"], pairs["second"]]))
@@ -273,7 +310,7 @@ def _ends(pairs: pd.DataFrame, resamples: int) -> tuple[float, float]:
     weights = drawn[:, place.get_indexer(pairs["first"])]
     weights = weights * drawn[:, place.get_indexer(pairs["second"])]
     weights = weights[weights.sum(axis=1) > 0]
-    means = weights @ pairs["similarity"].to_numpy() / weights.sum(axis=1)
+    means = weights @ pairs[column].to_numpy() / weights.sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return low, high
 
@@ -282,26 +319,27 @@ def by_kind(
     pairs: pd.DataFrame, chance: dict[str, pd.DataFrame], resamples: int = 2000
 ) -> pd.DataFrame:
     """The mean similarity of each kind of pair, and of those by chance: how many, lowest, highest,
-    and that of the inputs alone. `low` to `high` is its 95% bootstrap interval over the
-    architectures that are paired, where there are five or more; pairs by chance share none, and
-    have none.
+    and that of the inputs alone; and the mean correlation of their alphas. `low` to `high` is a 95%
+    bootstrap interval over the architectures that are paired, where there are five or more; pairs
+    by chance share none, and have none.
     """
     groups = dict(list(pairs[pairs["kind"] != ""].groupby("kind", sort=False))) | chance
     rows = []
     for name, group in groups.items():
-        low, high = _ends(group, resamples) if name not in chance else (np.nan, np.nan)
-        rows.append(
-            dict(
-                pairs_of=name,
-                pairs=len(group),
-                similarity=group["similarity"].mean(),
-                low=low,
-                high=high,
-                lowest=group["similarity"].min(),
-                highest=group["similarity"].max(),
-                inputs_only=group["inputs_only"].mean(),
-            )
-        )
+        row = dict(pairs_of=name, pairs=len(group))
+        for column in ("similarity", *_CELLS.values()):
+            prefix = "" if column == "similarity" else f"{column}_"
+            known = column in group and name not in chance
+            low, high = _ends(group, column, resamples) if known else (np.nan, np.nan)
+            row[column] = group[column].mean() if column in group else np.nan
+            row |= {f"{prefix}low": low, f"{prefix}high": high}
+            if column == "similarity":
+                row |= dict(
+                    lowest=group["similarity"].min(),
+                    highest=group["similarity"].max(),
+                    inputs_only=group["inputs_only"].mean(),
+                )
+        rows.append(row)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/38_study.cells.ipynb #b24693e5
@@ -314,6 +352,12 @@ _SAID = {
     "untrained searches": "two that learn nothing",
     "random architectures": "two random architectures",
 }
+
+# %% ../../nbs/38_study.cells.ipynb #fda77354
+def _with_ends(row: dict, name: str, low: str, high: str, form: str) -> str:
+    """A number with its interval, where there is one."""
+    ends = "" if pd.isna(row[low]) else f" [{row[low]:{form}}, {row[high]:{form}}]"
+    return f"{row[name]:{form}}{ends}"
 
 # %% ../../nbs/38_study.cells.ipynb #85b2903f
 def in_short() -> Prose:
@@ -328,11 +372,17 @@ def in_short() -> Prose:
         "undecided": "**Whether searches by one task agree beyond chance is undecided.**",
         "against": "**Searches by one task agree less than chance makes them.**",
     }[word(own["low"], own["high"], chance)]
-    numbers = (
-        f"{title} {row['similarity']:.0%}"
-        + ("" if pd.isna(row["low"]) else f" [{row['low']:.0%}, {row['high']:.0%}]")
-        for title, row in ((title, known[name]) for name, title in _SAID.items() if name in known)
+    rows = [(title, known[name]) for name, title in _SAID.items() if name in known]
+    alike = ", ".join(
+        f"{title} {_with_ends(row, 'similarity', 'low', 'high', '.0%')}" for title, row in rows
     )
-    return Prose(
-        f"{said} What they have in common, of operations and inputs: {', '.join(numbers)}."
-    )
+    words = [f"{said} What they have in common, of operations and inputs: {alike}."]
+    for column, cell in zip(_CELLS.values(), ("normal", "reduction")):
+        ends = f"{column}_low", f"{column}_high"
+        alphas = ", ".join(
+            f"{title} {_with_ends(row, column, *ends, '.2f')}"
+            for title, row in rows
+            if not pd.isna(row[column])
+        )
+        words.append(f"The alphas of {cell} cells, without none, correlate: {alphas}.")
+    return Prose(" ".join(words))

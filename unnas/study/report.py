@@ -35,9 +35,16 @@ from unnas.files import (
     written_whole,
 )
 from .engines import SCORES, check_engine, collect, end_slice, slice_of
-from .lists import check_computable, published_at, recorded, specs_of
+from unnas.study.lists import (
+    check_computable,
+    published_at,
+    recorded,
+    recorded_searches,
+    searches,
+    specs_of,
+)
 from .records import BASELINES, Store, sources, untrained_scores
-from .scales import Grid
+from .scales import SEARCHES, Grid
 from .specs import SearchSpec, Spec, at_hand
 
 # %% ../../nbs/33_study.report.ipynb #bad5a843
@@ -419,17 +426,28 @@ class Page:
         print(f"{len(specs)} runs: {grid.description}{self.shown}")
         return specs
 
-    def recorded(self, groups: Mapping[Any, Any], *numbers: str) -> Mapping[Any, Any]:
-        """Those of the `groups` (a spec, or a list of specs, by any key) that have released
-        records; all of them if none has, or if a parameter among the `numbers` is given. Says how
-        many are left out.
+    def searches(self, **chosen) -> list[SearchSpec]:
+        """The searches of the scale of this page; where nothing is `chosen` of them, those that
+        have released records, if any has, and how many these are.
+        """
+        check_name("scale", self.scale, SEARCHES)
+        if all(value is None for value in chosen.values()):
+            if specs := recorded_searches(self.scale):
+                listed = len(searches(self.scale, look=False))
+                if len(specs) < listed:
+                    print(f"{len(specs)} of {listed} searches so far; say which to compute more.")
+                return specs
+        return searches(self.scale, **chosen)
+
+    def recorded(self, groups: Mapping[Any, list[Spec]], *numbers: str) -> Mapping[Any, list[Spec]]:
+        """Those of the `groups` of specs that have released records; all of them if none has, or if
+        a parameter among the `numbers` is given. Says how many are left out.
         """
         released = Store().released_records()
         there = {
             key: group
             for key, group in groups.items()
-            if {spec.id for spec in (group if isinstance(group, list) else [group])}
-            <= released.keys()
+            if {spec.id for spec in group} <= released.keys()
         }
         given = any(self.parameters.get(name) is not None for name in numbers)
         if given or not there or len(there) == len(groups):

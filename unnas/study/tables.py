@@ -19,7 +19,7 @@ from scipy.stats import ttest_ind
 
 from .. import complexity, data, paper, plots, tasks
 from ..spaces import darts
-from .lists import evaluation_specs, recorded, searches
+from .lists import evaluation_specs, recorded
 from .records import Store, constant_score, read_map, records_of, shown_scenes
 from .report import Page, Prose, shown_table
 from .scales import Evaluation, evaluation, grid
@@ -269,9 +269,7 @@ class Table:
         self.searches, self.published, self.specs = [], {}, {}
         if page.architectures != "published":
             chosen = dict(datasets=page.datasets, tasks=page.tasks, seeds=page.search_seeds)
-            listed = {spec.id: spec for spec in searches(page.scale, root=page.root, **chosen)}
-            given = "search_seeds", "datasets", "tasks", "root"
-            self.searches = list(page.recorded(listed, *given).values())
+            self.searches = page.searches(root=page.root, **chosen)
         if page.architectures != "searched":
             self.published = genotypes_of(page.name)
         print(_budget(self.evaluation))
