@@ -363,22 +363,26 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
     assert "No comparison" in tables.in_short("table1")
     rows = [("a", -1.0, -2.0, 0.1), ("b", -3.0, -4.0, -2.0), ("c", 3.0, 1.0, 5.0)]
     table = pd.DataFrame(rows, columns=["group", "difference", "low", "high"])
-    table["against"] = "random architectures"
+    table["against"], table["n"] = "random architectures", 2
+    table = pd.concat([table, table[2:].assign(group="d", n=1)], ignore_index=True)
     (tmp_path / "figures/laptop").mkdir(parents=True)
-    table[:2].to_csv(tmp_path / "figures/laptop/table1_groups.csv")
+    table[table.group != "c"].to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     said = tables.in_short("table1")
     assert said.startswith("**Nothing here is known to be better")
     assert "a (-1.0 points [-2.0, +0.1])" in said and "Worse: b (-3.0" in said
-    assert protocol._search_claim()["verdict"] == "not known"
+    assert "Single architectures" in said and "same way: d (+3.0 points [+1.0, +5.0])." in said
+    assert protocol._search_claim() == dict(
+        here="not computed yet", baseline="to random cells not computed yet", verdict="not known"
+    )
     table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     assert tables.in_short("table1").startswith("**Better than random architectures of the same")
     for others in ("searched here: supervised", "random architectures"):
-        row = dict(group="searched here without labels", against=others, difference=-1, low=-2)
+        row = dict(group="searched here without labels", against=others, n=2, difference=-1, low=-2)
         table = pd.concat([table, pd.DataFrame([row | dict(high=-0.5)])])
     table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     assert protocol._search_claim() == dict(
         here="-1.0 points [-2.0, -0.5], without minus with labels",
-        baseline="-1.0 points [-2.0, -0.5] to random",
+        baseline="to random cells -1.0 points [-2.0, -0.5]",
         verdict="worse",
     )
 

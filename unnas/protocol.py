@@ -454,13 +454,13 @@ def _search_claim() -> dict[str, str]:
         else f"{own['difference']:+.1f} points [{own['low']:+.1f}, {own['high']:+.1f}]"
         for own in found
     ]
-    if "not computed yet" in said:
-        words = "not known"
-    else:
-        low, high = found[0]["low"], found[0]["high"]
-        words = "no difference known" if low <= 0 <= high else "better" if low > 0 else "worse"
+    if said[0] == "not computed yet":
+        return dict(here=said[0], baseline=f"to random cells {said[1]}", verdict="not known")
+    low, high = found[0]["low"], found[0]["high"]
     return dict(
-        here=f"{said[0]}, without minus with labels", baseline=f"{said[1]} to random", verdict=words
+        here=f"{said[0]}, without minus with labels",
+        baseline=f"to random cells {said[1]}",
+        verdict="no difference known" if low <= 0 <= high else "better" if low > 0 else "worse",
     )
 
 # %% ../nbs/40_protocol.ipynb #c0db813d

@@ -441,8 +441,9 @@ def in_short(name: str) -> Prose:
             for row in rows.itertuples()
         )
 
-    better, worse = found[found["low"] > 0], found[found["high"] < 0]
-    rest = found.drop([*better.index, *worse.index])
+    single, groups = found[found["n"] == 1], found[found["n"] > 1]
+    better, worse = groups[groups["low"] > 0], groups[groups["high"] < 0]
+    rest = groups.drop([*better.index, *worse.index])
     said = "**Nothing here is known to be better than random architectures of the same budget.**"
     if len(better):
         said = f"**Better than random architectures of the same budget: {named(better)}.**"
@@ -450,7 +451,12 @@ def in_short(name: str) -> Prose:
         said += f" Not known to be better or worse: {named(rest)}."
     if len(worse):
         said += f" Worse: {named(worse)}."
-    return Prose(f"{said} These are differences to their mean, with 95% intervals.")
+    if len(single):
+        said += (
+            " Single architectures, from which nothing follows for others that are found in the"
+            f" same way: {named(single)}."
+        )
+    return Prose(f"{said} These are differences to the mean of random ones, with 95% intervals.")
 
 # %% ../../nbs/34_study.tables.ipynb #6df3148f
 def constant(table: Table) -> float:
