@@ -21,8 +21,9 @@ CHUNK = 24  # runs between two packings
 
 
 def wanted(tier: protocol.Tier, store: study.Store) -> list:
-    """The specs of a tier, with the trainings of what its searches have found so far."""
-    return [*tier.specs, *protocol.of_searched(tier, store)]
+    """The specs of a tier, with the trainings of what its searches have found so far, each once."""
+    specs = [*tier.specs, *protocol.of_searched(tier, store)]
+    return list({spec.id: spec for spec in specs}.values())
 
 
 def packed_before(tier: protocol.Tier, store: study.Store) -> set[str]:

@@ -250,7 +250,7 @@ def draw_similarities(pairs: pd.DataFrame) -> Figure:
         matrix.loc[pair.first, pair.second] = pair.similarity
         matrix.loc[pair.second, pair.first] = pair.similarity
     figure = plots.similarity_map(matrix, "Share of operations and inputs in common")
-    figure.set_dpi(60)  # small on a page; files have a resolution of their own
+    figure.set_dpi(50)  # small on a page; files have a resolution of their own
     return figure
 
 # %% ../../nbs/38_study.cells.ipynb #a0bac4b3

@@ -314,7 +314,7 @@ class Picture:
 
     def _repr_png_(self) -> bytes:
         drawn, small = io.BytesIO(), io.BytesIO()
-        self.figure.savefig(drawn, format="png", bbox_inches="tight")
+        self.figure.savefig(drawn, format="png", bbox_inches="tight", dpi=2 * self.figure.dpi)
         image = Image.open(drawn).convert("RGB")
         image.quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
         return small.getvalue()
@@ -394,6 +394,31 @@ def _how_many(grid: Grid, specs: Sequence[Spec], tasks: Sequence[str]) -> str:
         f"; no {', no '.join(plots.TASK_TITLES[task].lower() for task in left)} yet" if left else ""
     )
 
+# %% ../../nbs/33_study.report.ipynb #e81dd04c
+def _searches_of(scale: str, chosen: Mapping[str, Any]) -> list[SearchSpec]:
+    """The searches of a page; those that are released, where nothing is chosen."""
+    check_name("scale", scale, SEARCHES)
+    if any(value is not None for value in chosen.values()):
+        return searches(scale, **chosen)
+    specs, listed = recorded_searches(scale), len(searches(scale, look=False))
+    if 0 < len(specs) < listed:
+        print(f"{len(specs)} of {listed} searches so far; say which to compute more.")
+    return specs or searches(scale)
+
+
+def _recorded(groups: Mapping[Any, list[Spec]], numbers: Iterable[str]) -> Mapping:
+    """The groups of a page that are released; all, where none is."""
+    released = Store().released_records()
+    there = {
+        key: group
+        for key, group in groups.items()
+        if {spec.id for spec in group} <= released.keys()
+    }
+    if not there or len(there) == len(groups):
+        return groups
+    print(f"{len(there)} of {len(groups)} so far; give {' or '.join(numbers)} to compute more.")
+    return there
+
 # %% ../../nbs/33_study.report.ipynb #9076f2eb
 class Page:
     """A notebook of the study: its parameters, checked, as attributes, and where its files go.
@@ -430,30 +455,14 @@ class Page:
         """The searches of the scale of this page; where nothing is `chosen` of them, those that
         have released records, if any has, and how many these are.
         """
-        check_name("scale", self.scale, SEARCHES)
-        if all(value is None for value in chosen.values()):
-            if specs := recorded_searches(self.scale):
-                listed = len(searches(self.scale, look=False))
-                if len(specs) < listed:
-                    print(f"{len(specs)} of {listed} searches so far; say which to compute more.")
-                return specs
-        return searches(self.scale, **chosen)
+        return _searches_of(self.scale, chosen)
 
-    def recorded(self, groups: Mapping[Any, list[Spec]], *numbers: str) -> Mapping[Any, list[Spec]]:
+    def recorded(self, groups: Mapping[Any, list[Spec]], *numbers: str) -> Mapping:
         """Those of the `groups` of specs that have released records; all of them if none has, or if
         a parameter among the `numbers` is given. Says how many are left out.
         """
-        released = Store().released_records()
-        there = {
-            key: group
-            for key, group in groups.items()
-            if {spec.id for spec in group} <= released.keys()
-        }
         given = any(self.parameters.get(name) is not None for name in numbers)
-        if given or not there or len(there) == len(groups):
-            return groups
-        print(f"{len(there)} of {len(groups)} so far; give {' or '.join(numbers)} to compute more.")
-        return there
+        return groups if given else _recorded(groups, numbers)
 
     def collect(self, specs: Sequence[Spec | SearchSpec], **options) -> pd.DataFrame:
         """The table of the runs; FileNotFoundError, before anything starts, where some have neither

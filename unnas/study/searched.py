@@ -160,6 +160,7 @@ def draw_alphas(page: Page, spec: SearchSpec, result: dict, kind: str):
         title=f"{own.kinds[kind]}: {plots.TASK_TITLES[spec.task].lower()} on {spec.data.name}",
         states=own.states,
     )
+    figure.set_dpi(80)  # small on a page; files have a resolution of their own
     return page.save(figure, f"{file_name(spec)}_{kind}")
 
 # %% ../../nbs/36_study.searched.ipynb #6c3395d4
@@ -172,7 +173,9 @@ def draw_forming(page: Page, spec: SearchSpec, result: dict):
     for epoch in shown:
         alike = own.module.similarity(genotypes[epoch], genotypes[-1])
         cells[f"{title} after epoch {epoch} ({alike:.0%})"] = own.graph(genotypes[epoch])
-    return page.save(plots.draw_cells(cells), f"{file_name(spec)}_forming")
+    figure = plots.draw_cells(cells)
+    figure.set_dpi(80)  # small on a page; files have a resolution of their own
+    return page.save(figure, f"{file_name(spec)}_forming")
 
 # %% ../../nbs/36_study.searched.ipynb #be0fe27b
 def architecture_of(spec: SearchSpec, result: dict) -> darts.Genotype | nasbench201.Cell:
