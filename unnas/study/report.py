@@ -396,7 +396,9 @@ def _how_many(grid: Grid, specs: Sequence[Spec], tasks: Sequence[str]) -> str:
 
 # %% ../../nbs/33_study.report.ipynb #e81dd04c
 def _searches_of(scale: str, chosen: Mapping[str, Any]) -> list[SearchSpec]:
-    """The searches of a page; those that are released, where nothing is chosen."""
+    """The searches of a page; where nothing is chosen, those that have released records, if any
+    has, and how many these are.
+    """
     check_name("scale", scale, SEARCHES)
     if any(value is not None for value in chosen.values()):
         return searches(scale, **chosen)
@@ -406,8 +408,12 @@ def _searches_of(scale: str, chosen: Mapping[str, Any]) -> list[SearchSpec]:
     return specs or searches(scale)
 
 
-def _recorded(groups: Mapping[Any, list[Spec]], numbers: Iterable[str]) -> Mapping:
-    """The groups of a page that are released; all, where none is."""
+def _recorded(groups: Mapping[Any, list[Spec]], numbers: Mapping[str, Any]) -> Mapping:
+    """The groups of a page; where no number is given, those that have released records, if any has,
+    and how many are left out.
+    """
+    if any(value is not None for value in numbers.values()):
+        return groups
     released = Store().released_records()
     there = {
         key: group
@@ -452,17 +458,12 @@ class Page:
         return specs
 
     def searches(self, **chosen) -> list[SearchSpec]:
-        """The searches of the scale of this page; where nothing is `chosen` of them, those that
-        have released records, if any has, and how many these are.
-        """
+        """The searches of its scale, or where nothing is `chosen`, those with released records."""
         return _searches_of(self.scale, chosen)
 
     def recorded(self, groups: Mapping[Any, list[Spec]], *numbers: str) -> Mapping:
-        """Those of the `groups` of specs that have released records; all of them if none has, or if
-        a parameter among the `numbers` is given. Says how many are left out.
-        """
-        given = any(self.parameters.get(name) is not None for name in numbers)
-        return groups if given else _recorded(groups, numbers)
+        """The `groups` of specs; if none of the `numbers` is given, those with released records."""
+        return _recorded(groups, {name: self.parameters.get(name) for name in numbers})
 
     def collect(self, specs: Sequence[Spec | SearchSpec], **options) -> pd.DataFrame:
         """The table of the runs; FileNotFoundError, before anything starts, where some have neither
