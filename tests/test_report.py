@@ -392,23 +392,23 @@ def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
     unknown = small.specs(2)
     groups = dict(a=listed[:1], b=listed, c=unknown, d=[listed[1], unknown[0]])
     own = page(tmp_path)
-    assert list(own.recorded(groups, "seeds")) == ["a", "b"]
+    assert list(report.released_of(own, groups, "seeds")) == ["a", "b"]
     assert "2 of 4 so far; give seeds to compute more" in capsys.readouterr().out
-    assert page(tmp_path, seeds=1).recorded(groups, "seeds") is groups
-    assert own.recorded(dict(c=unknown), "seeds") == dict(c=unknown)
-    assert own.recorded(dict(a=listed), "seeds") == dict(a=listed)
+    assert report.released_of(page(tmp_path, seeds=1), groups, "seeds") is groups
+    assert report.released_of(own, dict(c=unknown), "seeds") == dict(c=unknown)
+    assert report.released_of(own, dict(a=listed), "seeds") == dict(a=listed)
 
 
 def test_searches_that_are_released_are_shown_without_images(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("UNNAS_DATA", raising=False)
-    own = page(tmp_path, scale="laptop").searches(datasets=None, seeds=None)
+    own = report.searches_of(page(tmp_path, scale="laptop"), datasets=None, seeds=None)
     released = study.Store().released_as("protocol-7")
     searches = [id for id, record in released.items() if record["spec"].get("kind") == "search"]
     assert sorted(spec.id for spec in own) == sorted(searches)
     assert f"{len(own)} of 27 searches so far" in capsys.readouterr().out
-    smoke = page(tmp_path).searches(datasets=["synthetic-objects"], seeds=None)
+    smoke = report.searches_of(page(tmp_path), datasets=["synthetic-objects"], seeds=None)
     assert smoke == study.searches("smoke", datasets=["synthetic-objects"])
-    assert page(tmp_path).searches(datasets=None) == study.searches("smoke")
+    assert report.searches_of(page(tmp_path), datasets=None) == study.searches("smoke")
 
 
 def search_record(seed, none, cell, lr=0.1):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'SHOWN', 'whole', 'text', 'names', 'one_of', 'sizes', 'number', 'share', 'number_or_place', 'use_module',
-           'short_errors', 'judged', 'units', 'untrained', 'ranked', 'Prose', 'Picture', 'Page', 'rounded',
-           'shown_table', 'paper_says']
+           'short_errors', 'judged', 'units', 'untrained', 'ranked', 'Prose', 'Picture', 'Page', 'searches_of',
+           'released_of', 'rounded', 'shown_table', 'paper_says']
 
 # %% ../../nbs/33_study.report.ipynb #dfd9861e
 import importlib
@@ -394,37 +394,6 @@ def _how_many(grid: Grid, specs: Sequence[Spec], tasks: Sequence[str]) -> str:
         f"; no {', no '.join(plots.TASK_TITLES[task].lower() for task in left)} yet" if left else ""
     )
 
-# %% ../../nbs/33_study.report.ipynb #e81dd04c
-def _searches_of(scale: str, chosen: Mapping[str, Any]) -> list[SearchSpec]:
-    """The searches of a page; where nothing is chosen, those that have released records, if any
-    has, and how many these are.
-    """
-    check_name("scale", scale, SEARCHES)
-    if any(value is not None for value in chosen.values()):
-        return searches(scale, **chosen)
-    specs, listed = recorded_searches(scale), len(searches(scale, look=False))
-    if 0 < len(specs) < listed:
-        print(f"{len(specs)} of {listed} searches so far; say which to compute more.")
-    return specs or searches(scale)
-
-
-def _recorded(groups: Mapping[Any, list[Spec]], numbers: Mapping[str, Any]) -> Mapping:
-    """The groups of a page; where no number is given, those that have released records, if any has,
-    and how many are left out.
-    """
-    if any(value is not None for value in numbers.values()):
-        return groups
-    released = Store().released_records()
-    there = {
-        key: group
-        for key, group in groups.items()
-        if {spec.id for spec in group} <= released.keys()
-    }
-    if not there or len(there) == len(groups):
-        return groups
-    print(f"{len(there)} of {len(groups)} so far; give {' or '.join(numbers)} to compute more.")
-    return there
-
 # %% ../../nbs/33_study.report.ipynb #9076f2eb
 class Page:
     """A notebook of the study: its parameters, checked, as attributes, and where its files go.
@@ -457,14 +426,6 @@ class Page:
         print(f"{len(specs)} runs: {grid.description}{self.shown}")
         return specs
 
-    def searches(self, **chosen) -> list[SearchSpec]:
-        """The searches of its scale, or where nothing is `chosen`, those with released records."""
-        return _searches_of(self.scale, chosen)
-
-    def recorded(self, groups: Mapping[Any, list[Spec]], *numbers: str) -> Mapping:
-        """The `groups` of specs; if none of the `numbers` is given, those with released records."""
-        return _recorded(groups, {name: self.parameters.get(name) for name in numbers})
-
     def collect(self, specs: Sequence[Spec | SearchSpec], **options) -> pd.DataFrame:
         """The table of the runs; FileNotFoundError, before anything starts, where some have neither
         records nor images. A page that is given a slice ends here.
@@ -492,6 +453,37 @@ class Page:
         _tell_released(self)
         print("\n".join(os.path.relpath(path, home()) for path in self.saved))
         return sources(specs)
+
+# %% ../../nbs/33_study.report.ipynb #fcf18407
+def searches_of(page: Page, **chosen) -> list[SearchSpec]:
+    """The searches of the scale of a page; where nothing is `chosen`, those that have released
+    records, if any has, and how many these are.
+    """
+    check_name("scale", page.scale, SEARCHES)
+    if any(value is not None for value in chosen.values()):
+        return searches(page.scale, **chosen)
+    specs, listed = recorded_searches(page.scale), len(searches(page.scale, look=False))
+    if 0 < len(specs) < listed:
+        print(f"{len(specs)} of {listed} searches so far; say which to compute more.")
+    return specs or searches(page.scale)
+
+# %% ../../nbs/33_study.report.ipynb #e5b8ce1f
+def released_of(page: Page, groups: Mapping[Any, list[Spec]], *numbers: str) -> Mapping:
+    """The `groups` of specs of a page; where none of the parameters `numbers` is given, those that
+    have released records, if any has, and how many are left out.
+    """
+    if any(page.parameters.get(name) is not None for name in numbers):
+        return groups
+    released = Store().released_records()
+    there = {
+        key: group
+        for key, group in groups.items()
+        if {spec.id for spec in group} <= released.keys()
+    }
+    if not there or len(there) == len(groups):
+        return groups
+    print(f"{len(there)} of {len(groups)} so far; give {' or '.join(numbers)} to compute more.")
+    return there
 
 # %% ../../nbs/33_study.report.ipynb #51002eba
 def rounded(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from .. import complexity, data, paper, plots, tasks
 from ..spaces import darts
 from .lists import evaluation_specs, recorded
 from .records import Store, constant_score, read_map, records_of, shown_scenes
-from .report import Page, Prose, shown_table
+from .report import Page, Prose, released_of, searches_of, shown_table
 from .scales import Evaluation, evaluation, grid
 from .specs import SearchSpec, Spec, at_hand
 
@@ -269,7 +269,7 @@ class Table:
         self.searches, self.published, self.specs = [], {}, {}
         if page.architectures != "published":
             chosen = dict(datasets=page.datasets, tasks=page.tasks, seeds=page.search_seeds)
-            self.searches = page.searches(root=page.root, **chosen)
+            self.searches = searches_of(page, root=page.root, **chosen)
         if page.architectures != "searched":
             self.published = genotypes_of(page.name)
         print(_budget(self.evaluation))
@@ -297,7 +297,7 @@ class Table:
         genotypes = {**self.published, **_found(self.searches), **selected, **drawn}
         options = dict(widths=own.widths, seeds=page.seeds, root=page.root)
         listed = evaluation_specs(own, genotypes, **options)
-        self.specs = page.recorded(listed, "seeds", "random", "root")
+        self.specs = released_of(page, listed, "seeds", "random", "root")
         self.drawn = [name for name in drawn if name in self.specs]
         runs = page.collect([spec for group in self.specs.values() for spec in group])
         self.runs = page.judge(runs)
