@@ -335,6 +335,12 @@ def test_groups_stand_against_random_architectures():
         "earlier work, with labels",
     }
     assert len(found) == 9  # with one search by random labels there is nothing to compare
+    specs, runs = scored(architectures, values)
+    runs.loc[6:7, "score"] = np.nan  # of the search by rotation, both
+    runs.loc[8, "score"] = np.nan  # and of the one by colorization the first
+    own = tables.comparisons(specs, runs, names[:3]).set_index(["group", "against"])
+    own = own.loc["searched here without labels", random]
+    assert (own.n, own["mean"]) == (1, 50) and np.isnan(own.low)
     few = tables.comparisons(*scored(architectures, values), names[:1])
     assert few.against.tolist() == ["searched here: supervised"]
     assert not len(tables.comparisons({}, pd.DataFrame(dict(score=[])), []))
@@ -405,7 +411,8 @@ def test_searches_that_are_released_are_shown_without_images(tmp_path, monkeypat
     released = study.Store().released_as("protocol-7")
     searches = [id for id, record in released.items() if record["spec"].get("kind") == "search"]
     assert sorted(spec.id for spec in own) == sorted(searches)
-    assert f"{len(own)} of 27 searches so far" in capsys.readouterr().out
+    said = f"{len(own)} of 27 searches so far" in capsys.readouterr().out
+    assert said == (len(own) < 27)
     smoke = report.searches_of(page(tmp_path), datasets=["synthetic-objects"], seeds=None)
     assert smoke == study.searches("smoke", datasets=["synthetic-objects"])
     assert report.searches_of(page(tmp_path), datasets=None) == study.searches("smoke")
@@ -415,7 +422,9 @@ def search_record(seed, none, cell, lr=0.1):
     """A record of a search that found this cell, and whose normal cell has these alphas of none."""
     (spec,) = study.searches("smoke", datasets=["synthetic-objects"], tasks=["rot"], seeds=[seed])
     spec = replace(spec, recipe=replace(spec.recipe, alpha_lr=lr))
-    alphas = np.zeros((2, 14, 8))
+    ramp = np.arange(8.0) * (1 if none else -1) / 1e6  # of all operations but none
+    alphas = np.stack([np.tile(ramp, (14, 1)), np.zeros((14, 8))])
+    alphas[1] += np.eye(14, 8) / 1e6
     alphas[0, :, list(ops.OPS).index("none")] = none
     tables = [{}, dict(alpha_normal=alphas[0].tolist(), alpha_reduce=alphas[1].tolist())]
     result = dict(tables=tables, genotype=cell.to_dict(), steps=9)
@@ -428,18 +437,24 @@ def test_settings_of_searches_stand_side_by_side():
     found = cells.settled(records)
     assert found.seeds.tolist() == [2, 1] and found.alpha_lr.tolist() == ["0.1", "0.2"]
     # of four tables one has all weight on none, and 0 nats
-    assert found.entropy.tolist() == pytest.approx([0.75 * np.log(8), np.log(8)])
-    assert found.entropy_kept.tolist() == pytest.approx([np.log(7)] * 2)
-    assert found.none.tolist() == pytest.approx([(3 / 8 + 1) / 4, 1 / 8])
-    assert found.similarity[0] == darts.similarity(a, b) and np.isnan(found.similarity[1])
+    near = dict(abs=1e-5)
+    assert found.entropy.tolist() == pytest.approx([0.75 * np.log(8), np.log(8)], **near)
+    assert found.entropy_kept.tolist() == pytest.approx([np.log(7)] * 2, **near)
+    assert found.none.tolist() == pytest.approx([(3 / 8 + 1) / 4, 1 / 8], **near)
+    assert found.similarity[0] == darts.similarity(a, b)
+    assert found.normal_alphas[0] == pytest.approx(-1)
+    assert found[["similarity", "normal_alphas", "reduction_alphas"]].loc[1].isna().all()
 
 
 def test_intervals_of_similarity_resample_architectures():
+    def alphas(x):
+        return dict(normal_alphas=x, reduction_alphas=np.nan)
+
     names = list("abcdef")
     own = np.random.default_rng(0).normal(size=6)
     pairs = pd.DataFrame(
         [
-            dict(first=a, second=b, kind="k", similarity=x + y, inputs_only=0)
+            dict(first=a, second=b, kind="k", similarity=x + y, inputs_only=0, **alphas(x))
             for (a, x), (b, y) in itertools.combinations(zip(names, own), 2)
         ]
     )
@@ -452,7 +467,8 @@ def test_intervals_of_similarity_resample_architectures():
         slow += [np.mean(both)] if both else []
     ends = np.quantile(slow, [0.025, 0.975])
     assert [row.low["k"], row.high["k"]] == pytest.approx(ends, abs=0.15)
-    assert np.isnan(row.low["chance"])
+    assert row.normal_alphas_low["k"] < row.normal_alphas["k"] < row.normal_alphas_high["k"]
+    assert np.isnan(row.low["chance"]) and np.isnan(row.reduction_alphas_low["k"])
     few = cells.by_kind(pairs[pairs["first"].isin(["a"]) & (pairs["second"] < "e")], {})
     assert np.isnan(few.low[0])
 

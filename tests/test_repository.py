@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import yaml
 
 from tools import readme, summary
 from unnas import protocol, verdict
+from unnas.study import cells, tables
 
 ROOT = readme.ROOT
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -384,6 +386,23 @@ def test_released_figures_show_no_fewer_records_than_are_noted():
         assert known == note["parameters"] and values["scale"] == scale, name
         assert [*(ROOT / "figures" / scale).glob(f"{notebook}*.csv")]
         assert note["records"] <= tier if scale == "laptop" else note["records"] > 0
+
+
+@pytest.mark.parametrize(
+    "notebook, said",
+    [
+        ("cells", cells.in_short),
+        ("table1", partial(tables.in_short, "table1")),
+        ("findings", cells.in_short),
+        ("findings", partial(tables.in_short, "table1")),
+    ],
+)
+def test_pages_say_what_the_released_tables_say(notebook, said):
+    """A page begins with what its last run has released; after a new one it is run again."""
+    page = json.loads((ROOT / f"nbs/{notebook}.ipynb").read_text(encoding="utf-8"))
+    outputs = [out for cell in page["cells"] for out in cell.get("outputs", ())]
+    texts = ["".join(out.get("data", {}).get("text/markdown", "")) for out in outputs]
+    assert said() in texts, f"run nbs/{notebook}.ipynb again"
 
 
 def test_what_the_prose_says_of_the_released_tables():

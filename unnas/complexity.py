@@ -37,7 +37,11 @@ def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]
     change no shape, and would take most of the time, pass their input on.
     """
     modes = [(layer, layer.training) for layer in model.modules()]
-    idle = [layer for layer, _ in modes if isinstance(layer, nn.BatchNorm2d | nn.ReLU)]
+    idle = [
+        layer
+        for layer, _ in modes
+        if isinstance(layer, nn.BatchNorm2d | nn.ReLU) and "forward" not in vars(layer)
+    ]
     hooks = [layer.register_forward_hook(hook) for layer, _ in modes] if hook else []
     model.eval()
     for layer in idle:

@@ -446,7 +446,7 @@ def _search_claim() -> dict[str, str]:
     """
     table = report.shown_table("table1_groups", None)
     known = {} if not len(table) else table.set_index(["group", "against"]).to_dict("index")
-    others = "searched here: supervised", tables.RANDOM
+    others = tables.WITH_LABELS, tables.RANDOM
     found = [known.get((tables.WITHOUT_LABELS, other)) for other in others]
     said = [
         "not computed yet"

@@ -99,13 +99,25 @@ def searched(specs: list[SearchSpec]) -> list[Found]:
         if record and record["result"]["genotype"]
     ]
 
+# %% ../../nbs/38_study.cells.ipynb #87bae472
+_ALPHAS = {"normal_alphas": "normal", "reduction_alphas": "reduction"}  # columns, and cells
+
+
+def _alpha_correlations(a: Iterable[np.ndarray], b: Iterable[np.ndarray]) -> dict[str, float]:
+    """The correlation of the alphas of two searches, of both kinds of cell; each edge around its
+    mean, which no softmax sees. NaN where alphas are not known.
+    """
+    centered = [[table - table.mean(axis=1, keepdims=True) for table in own] for own in (a, b)]
+    found = [float(np.corrcoef(x.ravel(), y.ravel())[0, 1]) for x, y in zip(*centered)]
+    return dict(zip(_ALPHAS, found or [np.nan, np.nan]))
+
 # %% ../../nbs/38_study.cells.ipynb #9920d90d
 def settled(records: Iterable[dict]) -> pd.DataFrame:
     """How far searches decided, by their records: a row for each setting and task, with the size of
     the supernet, the number of steps, what the recipe says of the alphas, the number of seeds, the
     mean entropy (nats) of the weights at the end, that of the seven operations that a cell can keep
-    and the weight of none, and over the pairs of seeds the mean similarity of what was found (NaN
-    for one seed).
+    and the weight of none, and over the pairs of seeds the mean similarity of what was found and
+    the correlations of the alphas without none (NaN for one seed).
     """
     groups = {}
     for record in records:
@@ -114,30 +126,33 @@ def settled(records: Iterable[dict]) -> pd.DataFrame:
             groups.setdefault(replace(spec, seed=0), []).append(record)
     rows = []
     for spec, own in groups.items():
-        results = [record["result"] for record in own]
-        cells = [Genotype.from_dict(result["genotype"]) for result in results]
+        cells = [Genotype.from_dict(record["result"]["genotype"]) for record in own]
         alphas = [table for record in own for table in _tables(record)]
-        kept = [search.entropy(np.delete(table, _NONE, axis=1)) for table in alphas]
+        kept = [[np.delete(table, _NONE, axis=1) for table in _tables(record)] for record in own]
         none = [search.operation_weights(table)[:, _NONE].mean().item() for table in alphas]
+        alike = [
+            dict(similarity=darts.similarity(*pair)) | _alpha_correlations(*of_pair)
+            for pair, of_pair in zip(combinations(cells, 2), combinations(kept, 2))
+        ]
         rows.append(
             dict(
                 data=plots.DATASET_TITLES[spec.data.name],
                 task=plots.TASK_TITLES[spec.task],
                 width=spec.width,
                 depth=spec.depth,
-                steps=results[0]["steps"],
+                steps=own[0]["result"]["steps"],
                 images=spec.data.train_images,
                 alpha_lr=f"{spec.recipe.alpha_lr:g}",
                 alpha_weight_decay=f"{spec.recipe.alpha_weight_decay:g}",
                 batch=spec.recipe.batch_size,
-                seeds=len(results),
+                seeds=len(own),
                 entropy=np.mean([search.entropy(table) for table in alphas]),
-                entropy_kept=np.mean(kept),
+                entropy_kept=np.mean(
+                    [search.entropy(table) for tables in kept for table in tables]
+                ),
                 none=np.mean(none),
-                similarity=np.mean([darts.similarity(a, b) for a, b in combinations(cells, 2)])
-                if len(cells) > 1
-                else np.nan,
             )
+            | pd.DataFrame(alike, columns=["similarity", *_ALPHAS]).mean().to_dict()
         )
     return pd.DataFrame(rows)
 
@@ -191,22 +206,6 @@ def _alike(a: Genotype, b: Genotype) -> dict[str, float]:
     inputs = darts.similarity(a, b, operations=False)
     return dict(similarity=darts.similarity(a, b), inputs_only=inputs)
 
-# %% ../../nbs/38_study.cells.ipynb #f907e2b4
-_CELLS = {"normal": "normal_alphas", "reduce": "reduction_alphas"}
-
-
-def _alpha_correlations(a: Found, b: Found) -> dict[str, float]:
-    """The correlation of the alphas of two searches, of both kinds of cell; each edge around its
-    mean, which no softmax sees. NaN where alphas are not known.
-    """
-    if not (a.alphas and b.alphas):
-        return dict.fromkeys(_CELLS.values(), np.nan)
-    centered = [
-        [table - table.mean(axis=1, keepdims=True) for table in own.alphas] for own in (a, b)
-    ]
-    found = (np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(*centered))
-    return dict(zip(_CELLS.values(), map(float, found)))
-
 # %% ../../nbs/38_study.cells.ipynb #ecfd45f9
 _BESIDE_CONTROL = "a task, and random labels"
 
@@ -236,7 +235,7 @@ def compared(found: list[Found]) -> pd.DataFrame:
         [
             dict(first=a.name, second=b.name, kind=_kind(a, b))
             | _alike(a.genotype, b.genotype)
-            | _alpha_correlations(a, b)
+            | _alpha_correlations(a.alphas, b.alphas)
             for a, b in combinations(found, 2)
         ]
     )
@@ -326,19 +325,21 @@ def by_kind(
     groups = dict(list(pairs[pairs["kind"] != ""].groupby("kind", sort=False))) | chance
     rows = []
     for name, group in groups.items():
-        row = dict(pairs_of=name, pairs=len(group))
-        for column in ("similarity", *_CELLS.values()):
-            prefix = "" if column == "similarity" else f"{column}_"
-            known = column in group and name not in chance
-            low, high = _ends(group, column, resamples) if known else (np.nan, np.nan)
-            row[column] = group[column].mean() if column in group else np.nan
-            row |= {f"{prefix}low": low, f"{prefix}high": high}
-            if column == "similarity":
-                row |= dict(
-                    lowest=group["similarity"].min(),
-                    highest=group["similarity"].max(),
-                    inputs_only=group["inputs_only"].mean(),
-                )
+        drawn = name in chance
+        low, high = (np.nan, np.nan) if drawn else _ends(group, "similarity", resamples)
+        row = dict(
+            pairs_of=name,
+            pairs=len(group),
+            similarity=group["similarity"].mean(),
+            low=low,
+            high=high,
+            lowest=group["similarity"].min(),
+            highest=group["similarity"].max(),
+            inputs_only=group["inputs_only"].mean(),
+        )
+        for column in () if drawn else _ALPHAS:
+            low, high = _ends(group, column, resamples)
+            row |= {column: group[column].mean(), f"{column}_low": low, f"{column}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -377,7 +378,7 @@ def in_short() -> Prose:
         f"{title} {_with_ends(row, 'similarity', 'low', 'high', '.0%')}" for title, row in rows
     )
     words = [f"{said} What they have in common, of operations and inputs: {alike}."]
-    for column, cell in zip(_CELLS.values(), ("normal", "reduction")):
+    for column, cell in _ALPHAS.items():
         ends = f"{column}_low", f"{column}_high"
         alphas = ", ".join(
             f"{title} {_with_ends(row, column, *ends, '.2f')}"

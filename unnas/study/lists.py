@@ -369,10 +369,10 @@ def recorded_searches(scale: str, store: Store | None = None) -> list[SearchSpec
     at.
     """
     store = store or Store()
-    known = _released_images(store, SEARCHES[scale].former)
+    released, known = store.released_records(), _released_images(store, SEARCHES[scale].former)
     listed = searches(scale, look=False)
     listed = [replace(spec, data=known.get(spec.data, spec.data)) for spec in listed]
-    return [spec for spec in listed if spec.id in store.released_records()]
+    return [spec for spec in listed if spec.id in released]
 
 # %% ../../nbs/31_study.lists.ipynb #3f83a04c
 def _chosen_seeds(seeds: int | Sequence[int]) -> list[int]:

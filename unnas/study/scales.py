@@ -507,7 +507,7 @@ for _scale, _alphas in dict(laptop=_MOVING, former=dict(alpha_lr=0.006)).items()
     )
 
 # %% ../../nbs/30_study.scales.ipynb #ea8396a1
-# small, small, and that of Dong and Yang (2020)
+# width and depth, in the end those of Dong and Yang (2020)
 for _scale, _size in dict(smoke=(4, 3), laptop=(8, 3), paper=(16, 15)).items():
     SEARCHES[_scale] = replace(SEARCHES[_scale], sizes={"nasbench201": _size})
 SEARCHES["former"] = replace(
