@@ -16,9 +16,9 @@ import small
 from scipy import stats
 
 from tools import study as runner
-from unnas import files, ops, protocol, spaces, study, tasks
+from unnas import files, ops, protocol, spaces, study, tasks, verdict
 from unnas.spaces import darts
-from unnas.study import cells, figures, lists, report, tables
+from unnas.study import cells, figures, lists, report, searched, tables
 
 PARAMETERS = dict(
     scale="smoke",
@@ -444,6 +444,28 @@ def test_settings_of_searches_stand_side_by_side():
     assert found.similarity[0] == darts.similarity(a, b)
     assert found.normal_alphas[0] == pytest.approx(-1)
     assert found[["similarity", "normal_alphas", "reduction_alphas"]].loc[1].isna().all()
+
+
+def test_a_search_that_is_sure_of_none_has_not_decided_whatever_its_record_says():
+    old = verdict.Verdict(
+        (
+            verdict.Finding("learned", False, "Not learned."),
+            verdict.Finding("decided", True, "The search decided: 0.1 nats."),
+        )
+    )
+    tables = np.zeros((14, 8))
+    tables[:, list(ops.OPS).index("none")] = 9.0
+    record = search_record(0, 0, darts.sample(1, seed=0)[0]) | dict(chance=25.0)
+    record["result"] |= dict(
+        tables=[dict(alpha_normal=tables, alpha_reduce=tables)],
+        final=60.0,
+        warnings=["skips"],
+        verdict=old.to_dict(),
+    )
+    said = searched.verdict_of(record)
+    assert [finding.holds for finding in said.findings] == [False, False, False]
+    assert [finding.question for finding in said.findings] == ["learned", "decided", "collapsed"]
+    assert said.findings[0].words == "Not learned." and "7 operations" in said.findings[1].words
 
 
 def test_intervals_of_similarity_resample_architectures():

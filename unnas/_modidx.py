@@ -1880,6 +1880,8 @@ d = { 'settings': { 'branch': 'main',
                                'unnas.verdict.better': ('verdict.html#better', 'unnas/verdict.py'),
                                'unnas.verdict.decided': ('verdict.html#decided', 'unnas/verdict.py'),
                                'unnas.verdict.half_decided': ('verdict.html#half_decided', 'unnas/verdict.py'),
+                               'unnas.verdict.kept_entropy': ('verdict.html#kept_entropy', 'unnas/verdict.py'),
                                'unnas.verdict.learned': ('verdict.html#learned', 'unnas/verdict.py'),
                                'unnas.verdict.of_search': ('verdict.html#of_search', 'unnas/verdict.py'),
+                               'unnas.verdict.searches_decided': ('verdict.html#searches_decided', 'unnas/verdict.py'),
                                'unnas.verdict.word': ('verdict.html#word', 'unnas/verdict.py')}}}

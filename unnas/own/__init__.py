@@ -241,8 +241,7 @@ def _searched(work: _Work) -> tuple[darts.Genotype, list[verdict.Finding]]:
     records = [record for record in records_of(specs, work.store) if record]
     results = [record["result"] for record in records if record["status"] == "done"]
     genotypes = [darts.Genotype.from_dict(result["genotype"]) for result in results]
-    entropies = [np.mean(list(result["entropy"][-1].values())) for result in results]
-    findings = [verdict.decided(entropies, genotypes)]
+    findings = [verdict.searches_decided(results)]
     warned = dict.fromkeys(text for result in results for text in result["warnings"])
     findings += [verdict.Finding("collapsed", False, f"{text}.") for text in warned]
     return genotypes[0], findings

@@ -22,7 +22,7 @@ from ..stats import MINIMUM_FOR_INTERVAL
 from .records import records_of
 from .report import Prose, shown_table, whole
 from .specs import SearchSpec
-from ..verdict import word
+from ..verdict import kept_entropy, word
 
 # %% ../../nbs/38_study.cells.ipynb #f4307a48
 @dataclass(frozen=True)
@@ -147,9 +147,7 @@ def settled(records: Iterable[dict]) -> pd.DataFrame:
                 batch=spec.recipe.batch_size,
                 seeds=len(own),
                 entropy=np.mean([search.entropy(table) for table in alphas]),
-                entropy_kept=np.mean(
-                    [search.entropy(table) for tables in kept for table in tables]
-                ),
+                entropy_kept=np.mean([kept_entropy(record["result"]) for record in own]),
                 none=np.mean(none),
             )
             | pd.DataFrame(alike, columns=["similarity", *_ALPHAS]).mean().to_dict()

@@ -114,14 +114,18 @@ def found(page: Page, spec: SearchSpec) -> dict:
 
 # %% ../../nbs/36_study.searched.ipynb #27b925f8
 def verdict_of(record: dict) -> verdict.Verdict:
-    """The verdict on a search by its record. A record of before there were verdicts gives what it
-    can: the constant answer, for example, is not in it.
+    """The verdict on a search by its record. Whether it was learned is what the record says: the
+    best constant answer, which needs the images, is nowhere else. A record of before there were
+    verdicts gives what it can.
     """
     result, spec = record["result"], SearchSpec.from_dict(record["spec"])
-    if "verdict" in result:
-        return verdict.Verdict.from_dict(result["verdict"])
     images = int(spec.recipe.held_out * (spec.data.train_images or 0))
-    return verdict.of_search(result, record["chance"], images, spec.space)
+    about = verdict.of_search(result, record["chance"], images, spec.space)
+    if "verdict" not in result:
+        return about
+    known = verdict.Verdict.from_dict(result["verdict"]).findings
+    learned = [finding for finding in known if finding.question == "learned"]
+    return verdict.Verdict((*learned, *about.findings[len(learned) :]))
 
 # %% ../../nbs/36_study.searched.ipynb #af345048
 def kinds_of(spec: SearchSpec) -> list[str]:
