@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton's kernels
+
+from small import QUICK
 
 from unnas import plots, registry
 
@@ -19,3 +22,9 @@ def registered():
     registry.restore(before)
     plots.SPACE_TITLES.clear()
     plots.SPACE_TITLES.update(titles)
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """Workers that need not import PyTorch, each on its own, before they begin."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: QUICK)

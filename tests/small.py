@@ -1,11 +1,34 @@
-"""Runs of a second, for the tests of the study."""
+"""Runs of a second, and processes that begin at once, for the tests of the study."""
 
+import multiprocessing
+import threading
 from dataclasses import replace
+
+from tqdm import tqdm
 
 from unnas import study
 from unnas.spaces import darts
 from unnas.study import Data, Spec
 from unnas.train import Recipe
+
+
+class _Quick(multiprocessing.context.ForkServerContext):
+    """Where processes begin at once: as forks of one that has imported the library and done nothing
+    else.
+    """
+
+    def Process(self, target, args, **options):
+        return super().Process(target=_begin, args=(target, args), **options)
+
+
+def _begin(target, args):
+    study.engines._watch_parent = lambda: None  # for its parent is not who asked for it
+    tqdm.set_lock(threading.RLock())  # the usual lock would outlive a process that is killed
+    target(*args)
+
+
+QUICK = _Quick()
+QUICK.set_forkserver_preload(["unnas.study"])
 
 
 def specs(count=2, task="rot", **change):

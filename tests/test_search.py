@@ -5,11 +5,9 @@ and images that must not be touched.
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import textwrap
+import socket
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small import QUICK
 from torch.func import functional_call
 
 from unnas import data, search, study, tasks, train
@@ -264,28 +263,20 @@ def test_the_three_parts_share_no_image(count, held_out):
     )
 
 
-SCRIPT = textwrap.dedent("""
-    import sys
-    from pathlib import Path
-    from unnas import search, study
-    search.CHECKPOINT_STEPS = 4  # not a divisor of the 5 steps of an epoch
-    images = study.Data('synthetic-objects', 12, train_images=112, test_images=0, labels=False)
-    recipe = search.SearchRecipe(
-        epochs=3, batch_size=10, lr=.05, alpha_lr=.01, held_out=.1, alpha_start=.5
-    )
-    spec = study.SearchSpec('cifar', 4, 3, images, 'rot', 'cifar', recipe, seed=0)
-    folder = Path(sys.argv[1])
-    study.collect([spec], store=study.Store(folder/'records', released=folder/'released'))""")
+def search_into(folder):
+    """A search with checkpoints in the midst of its epochs."""
+    search.CHECKPOINT_STEPS = 2  # not a divisor of the 3 steps of an epoch
+    one = spec(train_images=76)
+    one = replace(one, recipe=replace(one.recipe, epochs=3, alpha_start=0.5))
+    study.collect([one], store=store(folder))
 
 
 @pytest.mark.slow
 def test_a_search_killed_at_any_moment_ends_in_the_same_architecture(tmp_path):
     def start(folder):
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.DEVNULL,
-        )
+        process = QUICK.Process(target=search_into, args=(folder,))
+        process.start()
+        return process
 
     whole = start(tmp_path / "whole")
     checkpoints, seen = tmp_path / "cut" / "records" / "checkpoints", set()
@@ -294,20 +285,23 @@ def test_a_search_killed_at_any_moment_ends_in_the_same_architecture(tmp_path):
         while not checkpoints.exists() or not (
             new := {path.stat().st_mtime_ns for path in checkpoints.glob("*.pt")} - seen
         ):
-            assert process.poll() is None, "it ended before it was killed"
+            assert process.is_alive(), "it ended before it was killed"
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         seen |= new
         assert not list((tmp_path / "cut" / "records").glob("*.json"))
-    assert start(tmp_path / "cut").wait() == 0 == whole.wait()
+    last = start(tmp_path / "cut")
+    last.join()
+    whole.join()
+    assert last.exitcode == 0 == whole.exitcode
     (whole,), (cut,) = (
         [json.loads(path.read_text()) for path in (tmp_path / name / "records").glob("*.json")]
         for name in ("whole", "cut")
     )
     assert (
         whole["result"] == cut["result"]
-        and whole["result"]["steps"] == 15
+        and whole["result"]["steps"] == 9
         and whole["id"] == cut["id"]
     )
     # a folder of what it was writing when it was killed goes when it is old
@@ -323,7 +317,7 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_same_record_whatever_the_engine(tmp_path):
+def test_the_same_record_whatever_the_engine(tmp_path, quick_workers):
     specs = [spec(), spec(partial_channels=2)]
     tables = [
         study.collect(specs, engine=engine, workers=2, store=store(tmp_path / engine))
@@ -407,70 +401,59 @@ def test_collapse_is_told_in_the_record(monkeypatch):
     assert ["normal" in text for text in study.run(spec())["result"]["warnings"]] == [True, False]
 
 
-@pytest.mark.slow
-def test_two_processes_keep_the_same_alphas(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        textwrap.dedent("""
-        import sys, torch
-        from unnas import data, search, tasks, train
-        images = data.load('synthetic-objects', image_size=12, num_images=50).unlabeled()
-        task, losses = tasks.rotation(), []
-        plain = search.Bilevel.alpha_gradients
-        def noted(self, *batches):
-            loss, gradients = plain(self, *batches)
-            losses.append(loss.item())
-            return loss, gradients
-        search.Bilevel.alpha_gradients = noted
-        for order in (1, 2):
-            torch.manual_seed(0)
-            supernet = search.Supernet(task, stem='cifar', width=4, depth=3)
-            losses.clear()
-            recipe = search.SearchRecipe(
-                epochs=2, batch_size=10, lr=.05, alpha_lr=.01, held_out=.1, order=order
-            )
-            history = search.fit(supernet, task, images, recipe)
-            state = dict(
-                alphas=[p.detach() for p in supernet.architecture()],
-                weights=[p.detach() for p in supernet.weights()],
-                buffers=list(supernet.buffers()),
-                own=list(losses),
-                loss=history.loss,
-                alpha_loss=history.alpha_loss,
-                score=history.score,
-            )
-            rank = train.accelerator().process_index
-            torch.save(state, f'{sys.argv[1]}/{order}-{rank}.pt')""")
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            str(script),
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def searched_together(rank, port):
+    """What the process of that rank, of two, has after a search of each order."""
+    here = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2)
+    here |= dict(RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=1, ACCELERATE_USE_CPU="true")
+    os.environ |= {name: str(value) for name, value in here.items()}  # as torchrun does
+    images = data.load("synthetic-objects", image_size=12, num_images=50).unlabeled()
+    task, losses, found = tasks.rotation(), [], []
+    plain = search.Bilevel.alpha_gradients
+
+    def noted(self, *batches):
+        loss, gradients = plain(self, *batches)
+        losses.append(loss.item())
+        return loss, gradients
+
+    search.Bilevel.alpha_gradients = noted
     for order in (1, 2):
-        first, second = (torch.load(tmp_path / f"{order}-{rank}.pt") for rank in (0, 1))
-        for kind in ("alphas", "weights", "buffers"):
-            assert all(torch.equal(a, b) for a, b in zip(first[kind], second[kind])), kind
-        # each had images of its own, so equality needed the averaging
-        assert first["own"] != second["own"]
-        assert all(first[kind] == second[kind] for kind in ("loss", "alpha_loss", "score"))
-        assert np.mean(first["own"] + second["own"]) == pytest.approx(np.mean(first["alpha_loss"]))
+        torch.manual_seed(0)
+        supernet = search.Supernet(task, stem="cifar", width=4, depth=3)
+        recipe = search.SearchRecipe(
+            epochs=2, batch_size=10, lr=0.05, alpha_lr=0.01, held_out=0.1, order=order
+        )
+        history = search.fit(supernet, task, images, recipe)
+        assert train.accelerator().process_index == rank
+        both = dict(
+            alphas=[p.tolist() for p in supernet.architecture()],
+            weights=[p.tolist() for p in supernet.weights()],
+            buffers=[p.tolist() for p in supernet.buffers()],
+            loss=history.loss,
+            alpha_loss=history.alpha_loss,
+            score=history.score,
+        )
+        found.append((both, losses.copy()))
+        losses.clear()
+    return found
 
 
 @pytest.mark.slow
-def test_files_search_like_anything_else_whatever_the_number_of_decoders(tmp_path):
+def test_two_processes_keep_the_same_alphas():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ProcessPoolExecutor(2, mp_context=QUICK) as pool:
+        ranks = [pool.submit(searched_together, rank, port) for rank in (0, 1)]
+        found = [rank.result(timeout=300) for rank in ranks]
+    for (first, own), (second, others) in zip(*found):
+        for kind in first:
+            assert first[kind] == second[kind], kind
+        # each had images of its own, so equality needed the averaging
+        assert own != others
+        assert np.mean(own + others) == pytest.approx(np.mean(first["alpha_loss"]))
+
+
+@pytest.mark.slow
+def test_files_search_like_anything_else_whatever_the_number_of_decoders(tmp_path, quick_workers):
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(18):

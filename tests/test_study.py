@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
@@ -28,7 +29,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from small import specs
+from small import QUICK, specs
 
 from unnas import complexity, data, paper, search, spaces, study, tasks, train
 from unnas.spaces import darts
@@ -42,21 +43,11 @@ def store(folder):
     return study.Store(folder / "records", released=folder / "released")
 
 
-SCRIPT = textwrap.dedent("""
-    import sys
-    from dataclasses import replace
-    from pathlib import Path
-    from unnas import study, train
-    from unnas.spaces import darts
+def study_into(folder):
+    """Two trainings with a checkpoint after each epoch."""
     train.CHECKPOINT_SECONDS = 0
-    images = study.Data('synthetic-objects', 16, train_images=60, test_images=30, labels=False)
-    recipe = train.Recipe(epochs=4, batch_size=20, lr=.05)
-    specs = [
-        study.Spec('darts', a, 'cifar', 4, 3, images, 'rot', 'cifar', recipe, seed=0)
-        for a in darts.sample(2, seed=0)
-    ]
-    folder = Path(sys.argv[1])
-    study.collect(specs, store=study.Store(folder/'records', released=folder/'released'))""")
+    recipe = Recipe(epochs=4, batch_size=20, lr=0.05)
+    study.collect([replace(spec, recipe=recipe) for spec in specs(2)], store=store(folder))
 
 
 def records(folder):
@@ -66,13 +57,11 @@ def records(folder):
 @pytest.mark.slow
 def test_a_study_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path):
     def start(folder):
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.DEVNULL,
-        )
+        process = QUICK.Process(target=study_into, args=(folder,))
+        process.start()
+        return process
 
-    assert start(tmp_path / "whole").wait() == 0
+    whole = start(tmp_path / "whole")
     for _ in range(2):  # once in the first run, with a checkpoint; once later
         process, checkpoints = start(tmp_path / "cut"), tmp_path / "cut" / "records" / "checkpoints"
         seen = (
@@ -84,12 +73,15 @@ def test_a_study_killed_at_any_moment_ends_as_if_nothing_had_happened(tmp_path):
             not checkpoints.exists()
             or not {path.stat().st_mtime_ns for path in checkpoints.glob("*.pt")} - seen
         ):
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert len(records(tmp_path / "cut")) < 2
-    assert start(tmp_path / "cut").wait() == 0
+    last = start(tmp_path / "cut")
+    last.join()
+    whole.join()
+    assert last.exitcode == 0 == whole.exitcode
     whole, cut = records(tmp_path / "whole"), records(tmp_path / "cut")
     assert whole.keys() == cut.keys() and len(whole) == 2
     for id in whole:
@@ -117,7 +109,7 @@ class Deadly(tasks.rotation):
 
 
 @pytest.mark.slow
-def test_a_dying_worker_is_tried_again_then_reported_and_the_others_go_on(tmp_path):
+def test_a_dying_worker_is_tried_again_then_reported_and_the_others_go_on(tmp_path, quick_workers):
     flag = str(tmp_path / "flag")
     tasks.register("deadly", Deadly)
     tasks.register("shaky", lambda style="cifar": Deadly(style, flag))
@@ -172,7 +164,7 @@ def build_plain(architecture, task, *, stem, width, depth, auxiliary=False, drop
 
 
 @pytest.mark.slow
-def test_a_space_of_ones_own_runs_in_workers(tmp_path):
+def test_a_space_of_ones_own_runs_in_workers(tmp_path, quick_workers):
     study.register_space(
         "plain",
         spaces.Space(
@@ -344,14 +336,14 @@ def test_a_task_of_ones_own_may_have_another_unit():
 
 
 @pytest.mark.slow
-def test_runs_that_share_a_device_are_measured_together():
+def test_runs_that_share_a_device_are_measured_together(quick_workers):
     table = study.engines.packing(specs(1)[0], most=2, seconds=0.5)
     assert list(table["runs"]) == [1, 2] and (table["images_per_second"] > 0).all()
     assert (table["memory"] == 0).all() and study.engines.best_packing(table).runs in (1, 2)
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_be_measured_is_taken_to_fill_a_device():
+def test_a_run_that_cannot_be_measured_is_taken_to_fill_a_device(quick_workers):
     broken = replace(specs(1)[0], data=Data("synthetic-objects", 16, 60, 30, fingerprint="0" * 64))
     table = study.engines.packing(broken, most=2, seconds=0.5)
     assert not len(table) and study.engines.best_packing(table) == (1, 1.0)
@@ -1594,7 +1586,7 @@ def start_study(folder, body, *words):
         import os, signal, sys
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
-        from small import specs
+        from small import QUICK, specs
         from unnas import study, tasks
         store = study.Store(Path(sys.argv[2]) / "records", released=Path(sys.argv[2]) / "released")
     """
@@ -1612,7 +1604,13 @@ def start_study(folder, body, *words):
 @pytest.mark.parametrize(
     "body, words",
     [
-        ('study.collect(specs(2), engine="processes", workers=1, store=store)', ["__main__"]),
+        (
+            """
+            study.engines.ATTEMPTS = 1
+            study.collect(specs(2), engine="processes", workers=1, store=store)
+            """,
+            ["__main__"],
+        ),
         pytest.param(
             """
             if __name__ == "__mp_main__":
@@ -1677,7 +1675,7 @@ def test_workers_end_with_their_driver(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_while_it_waits_or_answers_costs_no_other(tmp_path):
+def test_a_worker_killed_while_it_waits_or_answers_costs_no_other(tmp_path, quick_workers):
     work = study.engines._Run(None, tmp_path, 0, False)
     workers, wanted = study.engines._Workers(study.engines._message(work), 1), specs(2)
     record, _ = workers.compute(cloudpickle.dumps(wanted[0]))
@@ -1738,25 +1736,34 @@ def test_a_run_that_another_process_computes_is_left_to_it(tmp_path):
     assert outcome[1]["result"]["best"] == 77.0
 
 
+class Counted(tasks.rotation):
+    """Writes a letter into a file when a training begins."""
+
+    def __init__(self, folder, style="cifar"):
+        super().__init__(style)
+        self.folder, self.seen = folder, False
+
+    def batch(self, images, labels, train, generator):
+        if train and not self.seen:
+            self.seen = True
+            with open(self.folder / "trainings", "a") as file:
+                file.write("x")
+        return super().batch(images, labels, train, generator)
+
+
+def counted_study(folder):
+    tasks.register("counted", partial(Counted, folder))
+    study.collect(specs(4, "counted"), store=store(folder))
+
+
 @pytest.mark.slow
 def test_studies_that_share_a_store_share_the_work(tmp_path):
-    body = """
-        class Counted(tasks.rotation):
-            seen = False
-            def batch(self, images, labels, train, generator):
-                if train and not self.seen:
-                    self.seen = True
-                    with open(Path(sys.argv[2]) / "trainings", "a") as file:
-                        file.write("x")
-                return super().batch(images, labels, train, generator)
-        tasks.register("counted", Counted)
-        if __name__ == "__main__":
-            study.collect(specs(4, "counted"), store=store)
-        """
-    studies = [start_study(tmp_path, body) for _ in range(2)]
+    studies = [QUICK.Process(target=counted_study, args=(tmp_path,)) for _ in range(2)]
     for process in studies:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
+        process.start()
+    for process in studies:
+        process.join()
+        assert process.exitcode == 0
     assert len(records(tmp_path)) == 4
     assert (tmp_path / "trainings").read_text() == "x" * 4
 
@@ -1764,7 +1771,7 @@ def test_studies_that_share_a_store_share_the_work(tmp_path):
 @pytest.mark.slow
 def test_no_kill_at_any_moment_loses_doubles_or_changes_a_record():
     """Small; the long one is the same command with more kills."""
-    words = ["-m", "tools.faults", "--kills", "8", "--engines", "serial"]
+    words = ["-m", "tools.faults", "--kills", "5", "--engines", "serial"]
     found = subprocess.run(
         [sys.executable, *words],
         cwd=Path(__file__).parents[1],
