@@ -246,7 +246,15 @@ def test_weights_are_tuned_after_each_operation():
 
 
 @pytest.mark.slow
-def test_a_search_ends_with_what_was_selected():
+def test_a_search_ends_with_what_was_selected(monkeypatch):
+    perturbed = search.perturbed
+
+    def sparing(supernet, score, *others):
+        """Of the more than 200 scores, only those of the first operations are computed."""
+        left = iter(range(40))
+        return perturbed(supernet, lambda: 0.0 if next(left, None) is None else score(), *others)
+
+    monkeypatch.setattr(search, "perturbed", sparing)
     (_, plain), (_, tuned) = (
         searched(1, **more) for more in ({}, dict(selection="perturbation", tuning_epochs=1))
     )
