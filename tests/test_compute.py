@@ -71,6 +71,7 @@ def call(monkeypatch, *arguments):
 
 @pytest.mark.slow
 def test_status_counts_and_packs_in_order_and_computes_nothing(home, frozen, monkeypatch, capsys):
+    monkeypatch.setattr(protocol, "frozen", lambda: frozen)  # which takes seconds
     first, second = (tier.specs for tier in frozen[:2])
     store = study.Store()
     assert (
@@ -199,7 +200,7 @@ def specs(count):
 
 
 @pytest.mark.slow
-def test_interrupted_computing_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_computing_goes_on_where_it_stopped(tmp_path, monkeypatch, quick_workers):
     monkeypatch.setattr(compute, "failed", set())
     first, second = specs(2)
     # of images that are not here

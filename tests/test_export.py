@@ -193,7 +193,12 @@ def test_a_built_network_can_be_copied_pickled_and_traced():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "space, task", [("darts", "rot"), ("nasbench101", "cls"), ("darts", "seg")]
+    "space, task",
+    [
+        pytest.param("darts", "rot", marks=pytest.mark.long),  # the others have its parts
+        ("nasbench101", "cls"),
+        ("darts", "seg"),
+    ],
 )
 def test_onnx_gives_the_same_for_any_batch(space, task, tmp_path):
     runtime = pytest.importorskip("onnxruntime")

@@ -94,7 +94,7 @@ def test_maps_of_many_programs(monkeypatch):
     torch.manual_seed(0)
     for op in ("dil_conv_3x3", "max_pool_3x3"):
         module = with_random_weights(ops.operation(op, 4))
-        assert_twins(module, torch.randn(3, 4, 9, 7, dtype=torch.double), gpu.tiled)
+        assert_twins(module, torch.randn(2, 4, 7, 5, dtype=torch.double), gpu.tiled)
 
 
 def test_means_far_from_zero_do_not_cost_the_variance():
@@ -194,10 +194,19 @@ def trained(path, record, checkpoint=None, recipe=RECIPE, **options):
     return history, net
 
 
-def test_recorded_steps_are_the_steps():
+@pytest.fixture(scope="module")
+def plain_training():
+    return trained("plain", None)
+
+
+@pytest.fixture(scope="module")
+def recorded_training():
+    return trained("graphs", again)
+
+
+def test_recorded_steps_are_the_steps(plain_training, recorded_training):
     """Up to the learning rate and the rate of drop path, which are tensors of float32."""
-    plain, net = trained("plain", None)
-    recorded, twin = trained("graphs", again)
+    (plain, net), (recorded, twin) = plain_training, recorded_training
     assert recorded.loss == pytest.approx(plain.loss, rel=1e-4)
     assert recorded.score == plain.score
     torch.testing.assert_close(twin.state_dict(), net.state_dict(), rtol=1e-2, atol=1e-3)
@@ -223,16 +232,16 @@ def test_ten_steps_of_compiled_operations(space):
     assert [*losses("compiled")] == pytest.approx([*losses("plain")], rel=1e-8)
 
 
-def test_a_run_of_compiled_operations():
-    plain, _ = trained("plain", None)
+def test_a_run_of_compiled_operations(plain_training):
+    plain, _ = plain_training
     compiled, _ = trained("compiled", again)
     assert compiled.loss == pytest.approx(plain.loss, rel=0.01) and compiled.loss != plain.loss
     assert compiled.how == dict(cuda_graphs=True, compiled=True)
 
 
-def test_a_recorded_run_that_is_cut_off_continues(tmp_path, monkeypatch):
+def test_a_recorded_run_that_is_cut_off_continues(tmp_path, monkeypatch, recorded_training):
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
-    whole, _ = trained("graphs", again)
+    whole, _ = recorded_training
 
     def cut(epochs, history):
         raise InterruptedError
@@ -242,12 +251,12 @@ def test_a_recorded_run_that_is_cut_off_continues(tmp_path, monkeypatch):
     assert trained("graphs", again, tmp_path / "run.pt")[0].loss == whole.loss
 
 
-def test_a_run_that_cannot_be_recorded_says_why_and_goes_on():
+def test_a_run_that_cannot_be_recorded_says_why_and_goes_on(plain_training):
     def impossible(step):
         step()
         raise RuntimeError("operation not permitted\nwhen a stream is capturing")
 
-    plain, _ = trained("plain", None)
+    plain, _ = plain_training
     fallen_back, _ = trained("graphs", impossible)
     assert fallen_back.loss == pytest.approx(plain.loss, rel=1e-4)
     assert fallen_back.how == dict(

@@ -16,13 +16,13 @@ SIZES = ((300, 260), (260, 340), (120, 90))  # the last is smaller than a crop
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder, random = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
+    for split, count in (("train", 3), ("val", 3)):
         for wnid in ("n01440764", "n02102040", "n03000684"):
             (folder / split / wnid).mkdir(parents=True)
             for number in range(count):
                 coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
                 photo = coarse.resize(SIZES[number % len(SIZES)], Image.Resampling.BICUBIC)
-                (photo.convert("L") if number == 4 else photo).save(
+                (photo.convert("L") if number == 1 else photo).save(
                     folder / split / wnid / f"{wnid}_{number}.JPEG"
                 )
     return folder
@@ -62,10 +62,10 @@ def test_all_tasks_and_spaces_run_on_an_imagenet_tree_whoever_decodes(root, tmp_
             decoders=decoders,
             store=study.Store(tmp_path / str(decoders), tmp_path / "none"),
         )
-        for decoders, some in ((0, specs), (2, specs[4:]))
+        for decoders, some in ((0, specs), (2, specs[4::3]))
     ]
     first, second = (table.drop(columns="seconds") for table in tables)
-    assert first.iloc[4:].reset_index(drop=True).equals(second)
+    assert first.iloc[4::3].reset_index(drop=True).equals(second)
     assert (
         list(first.status) == ["done"] * 8 and list(first.task) == ["cls", "rot", "col", "jig"] * 2
     )

@@ -239,8 +239,14 @@ def test_what_comes_before_the_results_is_frozen(tmp_path, change):
 # ---------------------------------------------------------------- other code, or another list
 
 
+@pytest.fixture(scope="module")
+def listed():
+    return protocol.tiers(protocol.read()[-1]["widths"])
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, listed):
+    monkeypatch.setattr(protocol, "tiers", lambda widths: listed)  # which takes seconds
     (tmp_path / "home" / "data").mkdir(parents=True)
     shutil.copy(ROOT / "data" / "protocol.json", tmp_path / "home" / "data")
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path / "home"))
