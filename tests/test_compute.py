@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import compute
+from tools import compute, repeat
 from unnas import protocol, study
 from unnas.spaces import darts
 from unnas.train import Recipe
@@ -280,3 +280,23 @@ def test_a_record_is_packed_once_in_the_first_tier_that_lists_it(home):
     assert [record["id"] for record in packed(store, 1)] == [shared.id]
     assert [record["id"] for record in packed(store, 2)] == [later_only.id]
     assert compute.table([later], store).split()[:4] == ["2", "2", "of", "2"]
+
+
+def test_records_that_are_computed_again_are_compared_as_their_task_is_judged(tmp_path, frozen):
+    store, again = (
+        study.Store(tmp_path / name, released=tmp_path / "none") for name in ("first", "second")
+    )
+    specs = frozen[0].specs[:4]  # supervised, rotation, jigsaw, random labels
+    origin = dict(date="2026-01-01", device="B, AVX2", commit="abc")
+    for spec in specs:
+        store.put(made(spec))
+        again.put(made(spec) | dict(provenance=origin))
+    result = dict(final=20.0, best=21.0, score=[20.0], loss=[1.25])
+    origin = origin | dict(device="A, AVX2")
+    again.put(made(specs[3]) | dict(result=result, provenance=origin))
+    table = repeat.compared(specs, store, again)
+    assert table.equal.tolist() == [True, True, True, False]
+    assert table.score.tolist() == [21.0, 21.0, 21.0, -1.0] and table.again.tolist()[3] == -1.25
+    assert table.device.tolist() == ["B, AVX2"] * 3 + ["A, AVX2"]
+    assert list(table) == repeat.COLUMNS and table.id.tolist() == [spec.id for spec in specs]
+    assert repeat.compared(specs[:1], store, study.Store(tmp_path / "no", tmp_path / "none")).empty

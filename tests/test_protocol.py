@@ -540,3 +540,70 @@ def test_the_second_version_has_changed_nothing_but_the_searches(frozen):
     assert first["widths"] == second["widths"]
     shared = first["images"].keys() & second["images"].keys()
     assert len(shared) > 12 and all(first["images"][k] == second["images"][k] for k in shared)
+
+
+# ---------------------------------------------------------------- what counts against the claim
+
+
+def looked_at(runs, truth, listed=100):
+    """What `protocol.against` says of synthetic runs, of so many architectures that are listed."""
+    runs = runs.assign(multiply_adds=runs.parameters)
+    scored = stats.over_seeds(runs.assign(score=study.judged(runs, "best")))
+    points = stats.pairs(scored, tasks=["rot", "jig", "col", "rnd"])
+    rho = stats.summary(points, resamples=500).assign(n=listed)
+    found = protocol.SoFar([], runs, truth, rho)
+    table = protocol.against(found, protocol.primary(runs, truth, **OPTIONS))
+    return table.set_index(["would count against", "space", "task"])
+
+
+def test_what_speaks_for_the_claim_is_not_against_it():
+    said = looked_at(*synthetic(0.95, 0)).says
+    assert set(said.loc["H1 is not confirmed":"H6 is not confirmed"]) == {"not against"}
+    assert (said.loc["random labels rank as well"] == "not against").all()
+    assert (said.loc["the number of parameters ranks better"] == "not against").all()
+    assert not (said == "against").any() and (said == "undecided").any()
+
+
+def test_tasks_that_rank_by_chance_count_against_it():
+    said = looked_at(*synthetic(0, 0)).says
+    for whose in ("supervision", "published accuracy"):
+        assert (said.loc[f"ρ with {whose} below 0.8"] == "against").all()
+    # all is computed, so what is undecided has not been confirmed
+    for number in range(1, 7):
+        assert (said.loc[f"H{number} is not confirmed"] == "against").all()
+    half = said.loc["worse than supervision in the better half"]
+    assert (half == "against").sum() >= 3 and not (half == "not against").any()
+    interim = looked_at(*synthetic(0, 0), listed=40).says
+    assert set(interim.loc["H1 is not confirmed":"H6 is not confirmed"]) <= {"undecided", "against"}
+    assert "undecided" in set(interim.loc["H1 is not confirmed":"H6 is not confirmed"])
+
+
+def test_random_labels_that_rank_better_count_against_it():
+    runs, truth = synthetic(0, 0)
+    control, own = ((runs.space == "darts") & (runs.task == task) for task in ("rnd", "cls"))
+    runs.loc[control, "loss"] = runs.loc[own, "best"].to_numpy()
+    table = looked_at(runs, truth)
+    assert (table.says.loc["random labels rank as well", "DARTS"] == "against").all()
+    assert table.here.loc["random labels rank as well", "DARTS", "Rotation"].startswith(
+        "ρ more by -"
+    )
+
+
+def test_records_that_were_repeated_differ_by_what_their_table_says():
+    folder = ROOT / "data" / "released"
+    repeated = pd.read_csv(folder / "repeated.csv")
+    lines = (folder / "protocol-1.jsonl").read_text(encoding="utf-8").splitlines()
+    records = {record["id"]: record for record in map(json.loads, lines)}
+    assert not repeated["id"].duplicated().any() and set(repeated["id"]) <= set(records)
+    for row in repeated.itertuples():
+        result = records[row.id]["result"]
+        assert row.score == (-result["loss"][-1] if row.task == "rnd" else result["best"])
+        assert not row.equal or row.again == row.score
+    table = protocol.repeated().set_index(["space", "task"])
+    assert table["runs"].sum() == len(repeated) and table["equal"].sum() == repeated["equal"].sum()
+    own = repeated[(repeated["space"] == "darts") & (repeated["task"] == "jig")]
+    differences = [again - score for again, score in zip(own["again"], own["score"])]
+    assert table.loc["DARTS", "Jigsaw"]["mean"] == pytest.approx(np.mean(differences))
+    rms = np.linalg.norm(differences) / len(differences) ** 0.5
+    assert table.loc["DARTS", "Jigsaw"]["rms"] == pytest.approx(rms)
+    assert (table["seeds"] > 0).all()

@@ -998,11 +998,15 @@ def test_better_half_equals_slow_loops(n, seeds):
     assert (found.value, found.self, found.ceiling) == pytest.approx(half_by_loops(x, y))
     assert (found.n, found.dropped) == (-(-n // 2), 0) and found.low < found.value < found.high
     if n > 11:
-        values = [
-            half_by_loops(x[rows], y[rows])[0]
-            for rows in np.random.default_rng(3).integers(n, size=(60, n))
-        ]
-        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+        values, own, _ = np.transpose(
+            [
+                half_by_loops(x[rows], y[rows])
+                for rows in np.random.default_rng(3).integers(n, size=(60, n))
+            ]
+        )
+        ends, gap = np.quantile([values, values - own], [0.025, 0.975], axis=1).T
+        assert (found.low, found.high) == pytest.approx(tuple(ends))
+        assert (found.gap_low, found.gap_high) == pytest.approx(tuple(gap))
 
 
 def test_missing_runs_neither_choose_nor_judge():

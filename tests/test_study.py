@@ -574,6 +574,23 @@ def test_a_plan_estimates_how_long_a_run_takes(tmp_path):
     pytest.fail(f"estimates are {ratios} of the times taken")
 
 
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def test_a_plan_of_images_that_lie_by_class_warns_of_nothing(tmp_path, monkeypatch):
+    for part, count in (("train", 80), ("test", 40)):
+        for name in CLASSES:
+            folder = tmp_path / "cifar10" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (i, 0, 9)).save(folder / f"{i:02}.png")
+    monkeypatch.setenv("UNNAS_DATA", str(tmp_path))
+    one = replace(specs(1, task="cls")[0], data=Data("cifar10", 8))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*labels are the same")
+        assert study.plan([one], store=store(tmp_path)).seconds[0] > 0
+
+
 @pytest.mark.slow
 def test_a_plan_of_what_is_there_calibrates_nothing(tmp_path, capsys, monkeypatch):
     kept, done = store(tmp_path), specs(1)

@@ -510,11 +510,13 @@ class BetterHalf(Correlation):
     """A rank correlation among the better half: n is the size of the smallest half.
 
     `ceiling` is what scores of identical quality reach there, and `self` what the choosing seed of
-    x does; NaN where x has one seed.
+    x does, with the interval `gap_low` to `gap_high` of value minus self; NaN where x has one seed.
     """
 
     ceiling: float = np.nan
     self: float = np.nan
+    gap_low: float = np.nan
+    gap_high: float = np.nan
 
 # %% ../nbs/02_stats.ipynb #98bb674d
 def _in_better_half(dense: np.ndarray) -> np.ndarray:
@@ -615,11 +617,17 @@ def better_half(
         reason = f"an interval needs {MINIMUM_FOR_INTERVAL} architectures in the better half"
         return BetterHalf(value, np.nan, np.nan, n, dropped, reason, **known)
 
-    def rho(rows: np.ndarray) -> np.ndarray:
-        return _rho_among_chosen(choosers[rows], judges[rows], scores[rows])
+    def drawn(own: np.ndarray) -> np.ndarray:
+        """The values of the scores `own`, with the same draws whatever they are."""
 
-    values = _resample(rho, len(x), resamples=resamples, seed=seed)
+        def rho(rows: np.ndarray) -> np.ndarray:
+            return _rho_among_chosen(choosers[rows], judges[rows], own[rows])
+
+        return _resample(rho, len(x), resamples=resamples, seed=seed)
+
+    values = drawn(scores)
     ends, p = _interval(values, confidence), _p_above_zero(values)
+    known["gap_low"], known["gap_high"] = _interval(values - drawn(choosers), confidence)
     return BetterHalf(value, *ends, n, dropped, p=p, **known)
 
 # %% ../nbs/02_stats.ipynb #b8e5e0ec
