@@ -650,7 +650,7 @@ def _below(found: SoFar) -> list[dict]:
             )
     return rows
 
-
+# %% ../nbs/40_protocol.ipynb #e83e2819
 def _as_good(found: SoFar) -> list[dict]:
     """Random labels and numbers of parameters that rank as well as a task."""
     rows, scored = [], found.runs.assign(score=study.judged(found.runs, "best"))

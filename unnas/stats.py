@@ -18,7 +18,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
+import scipy
 
 # %% ../nbs/02_stats.ipynb #a1a6e906
 def _finite_pairs(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -87,7 +87,7 @@ def dense_ranks(scores: np.ndarray, axis: int = -1) -> np.ndarray:
     equal ones; 0 for scores that are not finite.
     """
     finite = np.isfinite(scores)
-    return finite * scipy_stats.rankdata(
+    return finite * scipy.stats.rankdata(
         np.where(finite, scores, np.inf), method="dense", axis=axis
     ).astype(int)
 
@@ -357,7 +357,7 @@ def kendall(x: Sequence[float], y: Sequence[float]) -> float:
     finite.
     """
     x, y, _ = _finite_pairs(x, y)
-    return np.nan if _undefined(x, y) else float(scipy_stats.kendalltau(x, y).statistic)
+    return np.nan if _undefined(x, y) else float(scipy.stats.kendalltau(x, y).statistic)
 
 # %% ../nbs/02_stats.ipynb #fe081422
 def spearman_of_best(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 import numpy as np
-from scipy.stats import binomtest, ttest_ind
+import scipy
 
 from . import search
 from .files import check_at_least, check_name, check_number
@@ -73,7 +73,7 @@ class Verdict:
 def _share(score: float, images: int) -> tuple[float, float]:
     """The 95% interval, in percent, of a score in percent on that many images (Wilson, 1927)."""
     hits = min(images, max(0, round(score / 100 * images)))
-    low, high = binomtest(hits, images).proportion_ci(method="wilson")
+    low, high = scipy.stats.binomtest(hits, images).proportion_ci(method="wilson")
     return 100 * low, 100 * high
 
 # %% ../nbs/25_verdict.ipynb #7b01574f
@@ -219,7 +219,7 @@ def better(own: Sequence[float], random: Sequence[float], unit: str = " points")
                 " smaller images)"
             )
         return Finding("better", None, f"Whether it is better than random cannot be said: {why}.")
-    low, high = ttest_ind(own, random, equal_var=False).confidence_interval(0.95)
+    low, high = scipy.stats.ttest_ind(own, random, equal_var=False).confidence_interval(0.95)
     numbers = (
         f"{difference:{digits}}{unit} [{low:{digits}}, {high:{digits}}] on held-out images over the"
         f" mean of {len(random)} random ones of its size"

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -44,6 +43,8 @@ from unnas.plots.charts import (
 # %% ../../nbs/07_plots.ipynb #81f48107
 def style() -> None:
     """Set the look of all figures drawn afterwards."""
+    import seaborn as sns  # not above: workers, which draw nothing, begin a second earlier
+
     sns.set_theme(
         context="paper",
         style="ticks",

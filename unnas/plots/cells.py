@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
-from scipy.optimize import isotonic_regression
 
 from ..files import check_kind
 from .charts import operation_text
@@ -233,7 +233,7 @@ def _stack(targets: np.ndarray, weights: np.ndarray, distances: np.ndarray) -> n
     least `distances`.
     """
     offset = np.concatenate([[0.0], np.cumsum(distances)])
-    return isotonic_regression(targets - offset, weights=weights).x + offset
+    return scipy.optimize.isotonic_regression(targets - offset, weights=weights).x + offset
 
 # %% ../../nbs/06_plots.cells.ipynb #e709fb58
 def _heights(ordering: _Ordering, size: dict) -> dict[Hashable, float]:

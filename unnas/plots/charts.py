@@ -17,7 +17,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -142,6 +141,8 @@ def _panels(rows: int, columns: int, size: tuple[float, float], **options) -> tu
 # %% ../../nbs/05_plots.charts.ipynb #78ef4690
 def _finished(figure: Figure, **sides: bool) -> Figure:
     """The figure without the upper and right frames of its axes, closed, so that it shows once."""
+    import seaborn as sns  # not above, as in `similarity_map`
+
     sns.despine(figure, **sides)
     plt.close(figure)
     return figure
@@ -644,6 +645,8 @@ def similarity_map(matrix: pd.DataFrame, title: str) -> Figure:
     """A square matrix of similarities from 0 to 1 as a map with its numbers; ValueError where it is
     not such a matrix.
     """
+    import seaborn as sns  # not above: workers, which draw nothing, begin a second earlier
+
     _check_similarities(matrix)
     check_kind("title", title, str)
     side = float(np.clip(12 / len(matrix), 0.36, 0.6))  # inches of a field

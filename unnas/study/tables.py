@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
-from scipy.stats import ttest_ind
 
 from .. import complexity, data, paper, plots, tasks
 from ..spaces import darts
@@ -400,7 +400,7 @@ def comparisons(
         row = dict(group=title, against=against, n=len(own), mean=mean)
         row["difference"] = mean - np.mean(level)
         if len(each) > 1:
-            ends = ttest_ind(each, level, equal_var=False).confidence_interval(0.95)
+            ends = scipy.stats.ttest_ind(each, level, equal_var=False).confidence_interval(0.95)
             row |= dict(low=ends.low, high=ends.high)
         rows.append(row)
     columns = ["group", "against", "n", "mean", "difference", "low", "high"]

@@ -10,8 +10,8 @@ import itertools
 from functools import cache
 
 import numpy as np
+import scipy
 import torch
-from scipy.spatial import ConvexHull
 from torch import Tensor
 
 from .augment import check_images
@@ -65,7 +65,7 @@ def color_bins() -> Tensor:
     colors = rgb_to_lab(levels[:, :, None, None])[:, 1:, 0, 0].double().numpy()
     grown = np.concatenate([colors + shift for shift in itertools.product((-10, 10), repeat=2)])
     # a point p is inside if normal . p + offset <= 0 for each side
-    sides = ConvexHull(grown).equations
+    sides = scipy.spatial.ConvexHull(grown).equations
     grid = np.array(list(itertools.product(range(-120, 130, 10), repeat=2)))
     inside = (grid @ sides[:, :2].T + sides[:, 2] <= 0).all(1)
     return torch.from_numpy(grid[inside])
