@@ -694,7 +694,7 @@ def _in_better_halves(found: SoFar) -> list[dict]:
                     "worse than supervision in the better half",
                     space,
                     task,
-                    f"ρ {half.value:.2f}, minus that of supervision {_interval(*known)}",
+                    f"ρ more by {_interval(*known)}",
                     _weighed(*known[1:]),
                 )
             )
