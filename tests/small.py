@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from unnas import paper, study
+from unnas import study
 from unnas.spaces import darts
-from unnas.spaces.darts import Genotype
 from unnas.study import Data, Spec
 from unnas.train import Recipe
 
@@ -62,16 +61,6 @@ def shrink(monkeypatch):
     searches = study.SEARCHES["smoke"]
     few = {key: fewer(setting, 64, 2) for key, setting in searches.settings.items()}
     monkeypatch.setitem(study.SEARCHES, "smoke", replace(searches, settings=few))
-    rule = study.scales.Evaluation.width
-
-    def known(evaluation, genotype):
-        """What the paper has need not be fitted: that takes long, and has tests of its own."""
-        published = {
-            Genotype.from_dict(paper.GENOTYPES[name]): w for name, w in evaluation.widths.items()
-        }
-        return published.get(genotype) or rule(evaluation, genotype)
-
-    monkeypatch.setattr(study.scales.Evaluation, "width", known)
 
 
 def fewer(setting, images, epochs):

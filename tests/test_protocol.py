@@ -606,4 +606,4 @@ def test_records_that_were_repeated_differ_by_what_their_table_says():
     assert table.loc["DARTS", "Jigsaw"]["mean"] == pytest.approx(np.mean(differences))
     rms = np.linalg.norm(differences) / len(differences) ** 0.5
     assert table.loc["DARTS", "Jigsaw"]["rms"] == pytest.approx(rms)
-    assert (table["seeds"] > 0).all()
+    assert (table["rms"] < table["seeds"]).all()  # as the protocol's deviations say

@@ -1603,7 +1603,7 @@ def start_study(folder, body, *words):
         import os, signal, sys
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
-        from small import QUICK, specs
+        from small import specs
         from unnas import study, tasks
         store = study.Store(Path(sys.argv[2]) / "records", released=Path(sys.argv[2]) / "released")
     """

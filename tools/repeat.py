@@ -1,4 +1,4 @@
-"""Computes released records of the protocol again: `python -m tools.repeat`.
+"""Computes records of the first tier again: `python -m tools.repeat`.
 
 On the processor that made a record, it comes out equal to the bit. On another kind, the last bits
 of sums differ, and training makes large what began small: this measures how large.
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from tools.compute import absent
 from unnas import protocol, study
-from unnas.files import check_at_least, check_name, home, written_whole
+from unnas.files import check_at_least, home, written_whole
 
 COLUMNS = ["id", "space", "task", "seed", "score", "again", "equal", "device", "date", "commit"]
 
@@ -49,18 +50,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.repeat", description=__doc__.partition("\n")[2]
     )
-    parser.add_argument("--tier", type=int, default=1, help="the tier (default: 1)")
     parser.add_argument("--runs", type=int, default=8, help="its first runs (default: 8)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--keep", action="store_true", help=f"add them to {file().name}")
     options = parser.parse_args()
     check_at_least("--runs", options.runs, 1)
     study.check_engine("processes", options.workers)
-    tiers = {tier.number: tier for tier in protocol.frozen()}
-    check_name("--tier", options.tier, list(tiers))
-    store = study.Store()
-    specs = [spec for spec in tiers[options.tier].specs if isinstance(spec, study.Spec)]
-    specs = [spec for spec in specs if store.get(spec.id)][: options.runs]
+    tier, store = protocol.frozen()[0], study.Store()
+    if reason := absent(tier):
+        raise ValueError(reason)
+    specs = [spec for spec in tier.specs if store.get(spec.id)][: options.runs]
+    if not specs:
+        raise ValueError(f"tier 1 has no records in {store.released}; compute them first")
     os.environ.update(OMP_NUM_THREADS="1")  # of the workers, before they import anything
     folder = store.folder / "repeated"
     again = study.Store(folder, released=folder / "released")
@@ -68,6 +69,10 @@ def main() -> None:
     table = compared(specs, store, again)
     print(table.drop(columns=["id", "device", "commit"]).to_string(index=False))
     print(f"{table['equal'].sum()} of {len(table)} are equal to the bit.")
+    if failed := len(specs) - len(table):
+        raise ValueError(
+            f"{failed} runs failed; run the same command again, and only these are computed"
+        )
     if options.keep:
         before = pd.read_csv(file()) if file().exists() else table[:0]
         kept = before[~before["id"].isin(table["id"])]

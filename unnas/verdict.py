@@ -18,7 +18,7 @@ import scipy
 from . import search
 from .files import check_at_least, check_name, check_number
 from .ops import OPS
-from .spaces import darts, nasbench201
+from .spaces import SPACES, darts, nasbench201
 from .spaces.darts import Genotype
 
 # %% ../nbs/25_verdict.ipynb #e414de5e
@@ -183,7 +183,7 @@ def kept_entropy(result: Mapping, space: str = "darts") -> float:
 def searches_decided(results: Sequence[Mapping], space: str = "darts") -> Finding:
     """Whether searches of the `space` `decided`, by the `results` in their records."""
     check_name("space", space, _SPACES)
-    read = {"darts": Genotype, "nasbench201": nasbench201.Cell}[space].from_dict
+    read = SPACES[space].from_dict
     return decided(
         [kept_entropy(result, space) for result in results],
         [read(result["genotype"]) for result in results] if len(results) > 1 else (),

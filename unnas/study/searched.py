@@ -123,9 +123,8 @@ def verdict_of(record: dict) -> verdict.Verdict:
     about = verdict.of_search(result, record["chance"], images, spec.space)
     if "verdict" not in result:
         return about
-    known = verdict.Verdict.from_dict(result["verdict"]).findings
-    learned = [finding for finding in known if finding.question == "learned"]
-    return verdict.Verdict((*learned, *about.findings[len(learned) :]))
+    learned = verdict.Verdict.from_dict(result["verdict"]).findings[0]
+    return verdict.Verdict((learned, *about.findings[1:]))
 
 # %% ../../nbs/36_study.searched.ipynb #af345048
 def kinds_of(spec: SearchSpec) -> list[str]:
