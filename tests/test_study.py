@@ -616,6 +616,27 @@ def test_a_plan_has_searches_and_segmentation(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 30, 120])
+def test_searches_on_a_small_folder_take_batches_that_it_can_fill(count, tmp_path):
+    noise = np.random.default_rng(0).integers(256, size=(count, 16, 16, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    usual = study.SEARCHES["laptop"].settings["cifar10", "rot"].recipe
+    asked = dict(datasets=["imagefolder"], tasks=["rot"], seeds=1, root=str(tmp_path))
+    if count == 3:
+        with pytest.raises(ValueError, match="use 108 images or more"):
+            study.searches("laptop", **asked)
+    elif count == 30:  # 27 to train with, 2 of them held out, and half of the others
+        with pytest.warns(UserWarning, match="batches of 12 images instead of 48"):
+            (spec,) = study.searches("laptop", **asked)
+        assert spec.recipe == replace(usual, batch_size=12)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            (spec,) = study.searches("laptop", **asked)
+        assert spec.recipe == usual
+
+
 def test_gpu_hours_need_no_images(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("UNNAS_DATA", raising=False)
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path))

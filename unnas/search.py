@@ -6,7 +6,7 @@
 __all__ = ['SUPERNETS', 'TOO_MANY_SKIPS', 'VARIANT_FIELDS', 'VARIANTS', 'CHECKPOINT_STEPS', 'MixedOp', 'PartialOp', 'SearchCell',
            'edge_softmax', 'one_of_each', 'Supernet', 'SearchCell201', 'Supernet201', 'check_space',
            'operation_weights', 'discretize', 'perturbed', 'entropy', 'skips', 'collapse_warnings', 'SearchRecipe',
-           'recipe_dict', 'supernet_options', 'Bilevel', 'parts', 'check', 'SearchHistory', 'fit']
+           'recipe_dict', 'supernet_options', 'Bilevel', 'parts', 'smaller_half', 'check', 'SearchHistory', 'fit']
 
 # %% ../nbs/24_search.ipynb #6dffa236
 import math
@@ -739,6 +739,11 @@ def parts(images, held_out: float, seed: int) -> tuple:
     halves = images.subset(order[count:]).halves(train.derive_seed(seed, "halves"))
     return *halves, images.subset(order[:count])
 
+# %% ../nbs/24_search.ipynb #a3027a01
+def smaller_half(train_data, held_out: float) -> int:
+    """How many images train the weights: no batch can be larger."""
+    return min(map(len, parts(train_data, held_out, 0)[:2]))
+
 # %% ../nbs/24_search.ipynb #e124c707
 def check(supernet: Supernet | Supernet201, task, train_data, recipe: SearchRecipe) -> None:
     """Raise ValueError where a search cannot run: labels missing, a half smaller than a batch,
@@ -758,7 +763,7 @@ def check(supernet: Supernet | Supernet201, task, train_data, recipe: SearchReci
             "selection='perturbation': cannot leave out an edge where partial_channels pass by its"
             " operations; use partial_channels=1"
         )
-    smaller = min(map(len, parts(train_data, recipe.held_out, 0)[:2]))
+    smaller = smaller_half(train_data, recipe.held_out)
     if smaller < recipe.batch_size:
         enough = math.ceil(2 * recipe.batch_size / (1 - recipe.held_out)) + 1
         raise ValueError(

@@ -328,8 +328,9 @@ def searches(
     `space` is one of `search.SUPERNETS`.
 
     A task that the scale does not know is searched as the task that it names (`trained_as`), for
-    most rotation. Raises ValueError or FileNotFoundError for what cannot be run. With `look=False`
-    the images are not opened, as in `specs_of`.
+    most rotation. Where a folder has fewer images than a batch needs, batches are smaller, and a
+    warning says so. Raises ValueError or FileNotFoundError for what cannot be run. With
+    `look=False` the images are not opened, as in `specs_of`.
     """
     check_name("scale", scale, SEARCHES)
     known = SEARCHES[scale]
@@ -354,6 +355,7 @@ def searches(
     }
     if look:
         settings = _fingerprinted(settings, root, store, known.former)
+        settings = _fitting(settings, root)
     specs = [
         _search_spec(task, s, seed, int(order), int(partial_channels), variant, space)
         for seed in seeds
@@ -429,6 +431,24 @@ def _of_space(known: Searches, space: str, s: Setting) -> Setting:
         )
     width, depth = known.sizes[space]
     return replace(s, width=width, depth=depth)
+
+# %% ../../nbs/31_study.lists.ipynb #e5bcb9c0
+def _fitting(settings: dict[Any, Setting], root: str | None) -> dict[Any, Setting]:
+    """The settings with batches that the images of a small folder can fill."""
+    fitting = {}
+    for key, s in settings.items():
+        images, wanted = at_hand(s.data, root), s.recipe.batch_size
+        most = search.smaller_half(images[0], s.recipe.held_out) if images else wanted
+        if 2 <= most < wanted:
+            warnings.warn(
+                f"dataset={s.data.name!r}: the search takes batches of {most} images instead of"
+                f" {wanted}, because half of the {len(images[0])} training images, which trains the"
+                " weights, has no more; so few steps decide little, so use more images",
+                stacklevel=3,
+            )
+            s = replace(s, recipe=replace(s.recipe, batch_size=most))
+        fitting[key] = s
+    return fitting
 
 # %% ../../nbs/31_study.lists.ipynb #78b94eae
 @train.usual_settings()
