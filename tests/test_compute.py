@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tools import compute, repeat
@@ -280,6 +281,37 @@ def test_a_record_is_packed_once_in_the_first_tier_that_lists_it(home):
     assert [record["id"] for record in packed(store, 1)] == [shared.id]
     assert [record["id"] for record in packed(store, 2)] == [later_only.id]
     assert compute.table([later], store).split()[:4] == ["2", "2", "of", "2"]
+
+
+def put_colorization(store, tier, count, agree):
+    """Records of the first `count` DARTS architectures, whose seeds agree, or do not."""
+    own = [spec for spec in tier.specs if spec.space == "darts"]
+    random, level = np.random.default_rng(0), {}
+    for spec in own:
+        place = level.setdefault(spec.architecture, len(level))
+        value = float(place if agree else 100 * random.random())
+        result = dict(best=value, final=value, score=[value], loss=[value])
+        if place < count:
+            store.put(made(spec) | dict(result=result))
+    return [spec for spec in own if level[spec.architecture] >= 30]
+
+
+def test_what_the_rule_on_colorization_stops_is_left_out(tmp_path, frozen):
+    tier, few, noisy, sure = (
+        frozen[2],
+        *(
+            study.Store(tmp_path / name, released=tmp_path / "none")
+            for name in ("few", "no", "yes")
+        ),
+    )
+    put_colorization(few, tier, 29, agree=False)
+    put_colorization(sure, tier, 30, agree=True)
+    rest = put_colorization(noisy, tier, 30, agree=False)
+    assert len(rest) == 140 and protocol.stopped(tier, noisy) == rest
+    assert protocol.stopped(tier, few) == [] == protocol.stopped(tier, sure)
+    assert protocol.stopped(frozen[0], noisy) == []
+    wanted = {spec.id for spec in compute.wanted(tier, noisy)}
+    assert wanted == {spec.id for spec in tier.specs} - {spec.id for spec in rest}
 
 
 def test_records_that_are_computed_again_are_compared_as_their_task_is_judged(tmp_path, frozen):

@@ -550,9 +550,9 @@ def looked_at(runs, truth, listed=100):
     runs = runs.assign(multiply_adds=runs.parameters)
     scored = stats.over_seeds(runs.assign(score=study.judged(runs, "best")))
     points = stats.pairs(scored, tasks=["rot", "jig", "col", "rnd"])
-    rho = stats.summary(points, resamples=500).assign(n=listed)
-    found = protocol.SoFar([], runs, truth, rho)
-    table = protocol.against(found, protocol.primary(runs, truth, **OPTIONS))
+    rho = stats.summary(points, resamples=500)
+    found = protocol.SoFar([], runs, truth, rho, interim=listed < 100)
+    table = protocol.against(found, protocol.primary(runs, truth, **OPTIONS), **OPTIONS)
     return table.set_index(["would count against", "space", "task"])
 
 
@@ -589,12 +589,55 @@ def test_random_labels_that_rank_better_count_against_it():
     )
 
 
+def by_chance_alone(runs, scores=("best", "sum_loss")):
+    """The runs, with colorization in the DARTS space whose seeds have nothing in common."""
+    own, random = (runs.space == "darts") & (runs.task == "col"), np.random.default_rng(0)
+    for score in scores:
+        runs.loc[own, score] = random.normal(size=own.sum())
+    return runs
+
+
+def test_the_rule_on_colorization_asks_both_scores_of_thirty_architectures():
+    runs, truth = synthetic(0.9, 0)
+    accurate = by_chance_alone(runs.copy(), ["sum_loss"])
+    assert not protocol.colorization_stops(accurate)
+    assert not np.isnan(protocol.primary(accurate, truth, **OPTIONS).p["H6"])
+    runs = by_chance_alone(runs)
+    assert protocol.colorization_stops(runs)
+    assert not protocol.colorization_stops(runs[runs.architecture < "d29"])  # 29 of each space
+    assert protocol.colorization_stops(runs[runs.architecture < "d30"])
+    # what comes after the first thirty is not asked
+    late = (runs.space == "darts") & (runs.architecture >= "d30") & (runs.task == "col")
+    same = 10.0 * runs.architecture[late].str[1:].astype(int)  # by which all forty would agree
+    runs.loc[late, "best"] = runs.loc[late, "sum_loss"] = same
+    assert protocol.colorization_stops(runs)
+    table = protocol.primary(runs, truth, **OPTIONS)
+    assert np.isnan(table.p["H6"]) and table.p_holm["H6"] == 1 and table.n["H6"] == 40
+
+
+def test_a_low_rho_whose_ceiling_is_low_is_out_of_reach():
+    assert protocol._above(0.1, 0.7, 0.75).endswith("above 0.8: out of reach (ceiling 0.75)")
+    assert protocol._above(0.1, 0.7, 0.85).endswith("above 0.8: against")
+    assert protocol._above(0.85, 0.9, 0.75) == "above 0: supported; above 0.8: supported"
+
+
+def test_a_task_as_good_as_supervision_but_noisier_is_not_worse_in_the_better_half():
+    runs, truth = synthetic(1, 0, n=100, noise=0.02)
+    own, random = (runs.space == "darts") & (runs.task == "rot"), np.random.default_rng(1)
+    runs.loc[own, "best"] += 0.5 * random.normal(size=own.sum())
+    table, words = looked_at(runs, truth), "worse than supervision in the better half"
+    row = table.loc[words, "DARTS", "Rotation"]
+    assert row.here.startswith("ρ more by -") and row.says == "undecided"
+    runs.loc[own, "best"] = random.normal(size=own.sum())
+    assert looked_at(runs, truth).says.loc[words, "DARTS", "Rotation"] == "against"
+
+
 def test_records_that_were_repeated_differ_by_what_their_table_says():
     folder = ROOT / "data" / "released"
     repeated = pd.read_csv(folder / "repeated.csv")
     lines = (folder / "protocol-1.jsonl").read_text(encoding="utf-8").splitlines()
     records = {record["id"]: record for record in map(json.loads, lines)}
-    assert not repeated["id"].duplicated().any() and set(repeated["id"]) <= set(records)
+    assert not repeated.duplicated(["id", "device"]).any() and set(repeated["id"]) <= set(records)
     for row in repeated.itertuples():
         result = records[row.id]["result"]
         assert row.score == (-result["loss"][-1] if row.task == "rnd" else result["best"])

@@ -21,9 +21,12 @@ CHUNK = 24  # runs between two packings
 
 
 def wanted(tier: protocol.Tier, store: study.Store) -> list:
-    """The specs of a tier, with the trainings of what its searches have found so far, each once."""
+    """The specs of a tier, with the trainings of what its searches have found so far, each once,
+    and without those that the protocol's rule on colorization stops.
+    """
     specs = [*tier.specs, *protocol.of_searched(tier, store)]
-    return list({spec.id: spec for spec in specs}.values())
+    left = {spec.id for spec in protocol.stopped(tier, store)}
+    return list({spec.id: spec for spec in specs if spec.id not in left}.values())
 
 
 def packed_before(tier: protocol.Tier, store: study.Store) -> set[str]:

@@ -74,10 +74,10 @@ def main() -> None:
             f"{failed} runs failed; run the same command again, and only these are computed"
         )
     if options.keep:
-        before = pd.read_csv(file()) if file().exists() else table[:0]
-        kept = before[~before["id"].isin(table["id"])]
+        before = [pd.read_csv(file())] if file().exists() else []
+        kept = pd.concat([*before, table]).drop_duplicates(["id", "device"], keep="last")
         with written_whole(file()) as path:
-            pd.concat([kept, table] if len(kept) else [table]).to_csv(path, index=False)
+            kept.to_csv(path, index=False)
     shutil.rmtree(folder)  # so that the next time all are computed once more
 
 

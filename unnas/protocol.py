@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'Tier', 'table_genotypes', 'tiers', 'of_searched', 'text_hash', 'freeze', 'read', 'frozen', 'repeated',
-           'primary', 'SoFar', 'so_far', 'claims', 'shown_claims', 'in_short', 'bars', 'against']
+           'colorization_stops', 'stopped', 'primary', 'SoFar', 'so_far', 'claims', 'shown_claims', 'in_short', 'bars',
+           'against']
 
 # %% ../nbs/40_protocol.ipynb #49055100
 import hashlib
@@ -286,6 +287,44 @@ def repeated(store: study.Store | None = None) -> pd.DataFrame:
 # %% ../nbs/40_protocol.ipynb #771e802d
 _TASKS = ("rot", "jig", "col")  # in the order of the hypotheses
 
+# %% ../nbs/40_protocol.ipynb #69f2a819
+_LOOKED_AT, _AGREEMENT = 30, 0.2  # of the rule on colorization in the DARTS space
+
+# %% ../nbs/40_protocol.ipynb #ac47b15b
+def colorization_stops(runs: pd.DataFrame) -> bool:
+    """Whether the protocol's one rule on looks before the end says stop: over the first 30 DARTS
+    architectures of `runs`, two seeds of colorization agree by less than 0.2, by accuracy and by
+    the sum of losses.
+    """
+    own = runs[(runs["space"] == "darts") & (runs["task"] == "col")]
+    first = own["architecture"].drop_duplicates()[:_LOOKED_AT]
+    if len(first) < _LOOKED_AT:
+        return False
+    own = own[own["architecture"].isin(first)]
+    scored = (own.assign(score=study.judged(own, name)) for name in ("best", "sum_loss"))
+    by_seed = (stats.seed_table(of, "darts", "col").to_numpy() for of in scored)
+    return all(stats.between_seeds(of, resamples=1).value < _AGREEMENT for of in by_seed)
+
+# %% ../nbs/40_protocol.ipynb #1a201406
+def stopped(tier: Tier, store: study.Store | None = None) -> list[study.Spec]:
+    """The runs of a tier that the rule on colorization leaves out: none before the first 30 have
+    been computed.
+    """
+    trainings = (spec for spec in tier.specs if isinstance(spec, study.Spec))
+    own = [spec for spec in trainings if (spec.space, spec.task) == ("darts", "col")]
+    first = set(list(dict.fromkeys(spec.architecture for spec in own))[:_LOOKED_AT])
+    looked_at = [spec for spec in own if spec.architecture in first]
+    rest, store = [spec for spec in own if spec.architecture not in first], store or study.Store()
+    if not rest or any(store.get(spec.id) is None for spec in looked_at):
+        return []
+    return rest if colorization_stops(study.collect(looked_at, store=store)) else []
+
+# %% ../nbs/40_protocol.ipynb #16ba50e4
+def _by_seed(scored: pd.DataFrame, space: str, task: str, names: Iterable[str]) -> pd.DataFrame:
+    """The scores of the architectures `names`, a column for each seed; NaN where there is none."""
+    found = stats.seed_table(scored, space, task).reindex(names)
+    return found if len(found.columns) else found.assign(none=float("nan"))
+
 # %% ../nbs/40_protocol.ipynb #9572df24
 def primary(runs: pd.DataFrame, truth: pd.Series, *, resamples: int = 10_000) -> pd.DataFrame:
     """The six primary tests: one row per hypothesis, H1 to H6.
@@ -293,7 +332,8 @@ def primary(runs: pd.DataFrame, truth: pd.Series, *, resamples: int = 10_000) ->
     `runs` are those of the first and third tier, as `study.collect` gives them; `truth` is the
     published accuracy of NAS-Bench-101 cells, by the name of the architecture in `runs`. Columns:
     space, task, statistic, n, dropped, value, low, high (95% bootstrap interval over architectures
-    and seeds), p (one-sided), p_holm (Holm over the six; a test without p counts as p = 1).
+    and seeds), p (one-sided), p_holm (Holm over the six; a test without p counts as p = 1). H6 has
+    no p where the rule on colorization stops it.
     """
     scored, rows = runs.assign(score=study.judged(runs, "best")), []
     sizes = runs.groupby(["space", "architecture"])["parameters"].first()
@@ -313,14 +353,9 @@ def primary(runs: pd.DataFrame, truth: pd.Series, *, resamples: int = 10_000) ->
             )
         )
 
-    def scores(space, task, names):
-        """By seed; all NaN where nothing is computed yet."""
-        found = stats.seed_table(scored, space, task).reindex(names)
-        return found if len(found.columns) else found.assign(none=float("nan"))
-
     cells = sizes.xs("nasbench101").index
     for task in _TASKS:
-        y = scores("nasbench101", task, cells)
+        y = _by_seed(scored, "nasbench101", task, cells)
         add(
             "nasbench101",
             task,
@@ -333,42 +368,52 @@ def primary(runs: pd.DataFrame, truth: pd.Series, *, resamples: int = 10_000) ->
             ),
         )
     genotypes = sizes.xs("darts").index
-
-    x, control = scores("darts", "cls", genotypes), scores("darts", "rnd", genotypes)
+    x, control = (_by_seed(scored, "darts", task, genotypes) for task in ("cls", "rnd"))
     for task in _TASKS:
+        y = _by_seed(scored, "darts", task, genotypes)
         add(
             "darts",
             task,
             "rho with supervision, minus that of random labels",
-            stats.rho_difference(x, scores("darts", task, genotypes), control, resamples=resamples),
+            stats.rho_difference(x, y, control, resamples=resamples),
         )
     table = pd.DataFrame(
         rows, index=pd.Index([f"H{number}" for number in range(1, 7)], name="hypothesis")
     )
+    if colorization_stops(runs):
+        table.loc["H6", "p"] = float("nan")
     return table.assign(p_holm=stats.holm(table["p"].fillna(1).to_numpy()))
 
 # %% ../nbs/40_protocol.ipynb #7eed38ed
 @dataclass(frozen=True)
 class SoFar:
-    """The runs of complete architectures on CIFAR-10, the published accuracy of cells by name, and
-    the rank correlations with supervised accuracy, controls included.
+    """The runs on CIFAR-10 of architectures that have all of the first tier, the published accuracy
+    of cells by name, the rank correlations with supervised accuracy, controls included, and whether
+    runs of the first or the third tier are still `interim`: missing, and not stopped by the rule.
     """
 
     specs: list
     runs: pd.DataFrame
     truth: pd.Series
     rho: pd.DataFrame
+    interim: bool
 
-    @property
-    def interim(self) -> bool:
-        """Whether architectures or tasks of the protocol are still missing."""
-        first = self.rho["n"].min() < study.grid("fig2", "laptop").architectures
-        return bool(first) or len(self.tasks) < len(_TASKS)
+    def count(self, task: str) -> int:
+        """How many architectures have been computed, in the space that has fewer."""
+        own = self.runs[self.runs["task"] == task]
+        return int(own.groupby("space")["architecture"].nunique().min())
 
     @property
     def tasks(self) -> list[str]:
         """The pretext tasks that have been computed."""
         return [task for task in _TASKS if task in set(self.runs["task"])]
+
+    @property
+    def ranked(self) -> list[tuple[str, str]]:
+        """Space and task of each ranking by a pretext task, space by space."""
+        known = set(zip(self.rho["space"], self.rho["task"]))
+        spaces = dict.fromkeys(self.rho["space"])
+        return [pair for pair in product(spaces, self.tasks) if pair in known]
 
 # %% ../nbs/40_protocol.ipynb #d60041c5
 def _published_accuracies(specs: Iterable[study.Spec]) -> pd.Series:
@@ -378,19 +423,37 @@ def _published_accuracies(specs: Iterable[study.Spec]) -> pd.Series:
     cells = {s.architecture_id: s.architecture for s in specs if s.space == "nasbench101"}
     return 100 * known.reindex([cell.hash() for cell in cells.values()]).set_axis(list(cells))
 
+# %% ../nbs/40_protocol.ipynb #c8cdf5e7
+def _missing(store: study.Store) -> bool:
+    """Whether runs of the first or the third tier have no record, and are not stopped."""
+    for tier in frozen():
+        if tier.number in (1, 3):
+            left = {spec.id for spec in stopped(tier, store)}
+            if any(spec.id not in left and store.get(spec.id) is None for spec in tier.specs):
+                return True
+    return False
+
 # %% ../nbs/40_protocol.ipynb #fe458162
 def so_far(store: study.Store | None = None) -> SoFar:
-    """What is computed of the first and the third tier."""
-    grid = study.grid("fig2", "laptop")
-    specs = lists.recorded(grid, tasks=["cls", *_TASKS, "rnd"], store=store)
+    """What is computed of the first and the third tier: the architectures that have all runs of the
+    first, and what these have of the third.
+    """
+    grid, store = study.grid("fig2", "laptop"), store or study.Store()
+    specs = lists.recorded(grid, tasks=["cls", "rot", "jig", "rnd"], store=store)
+    complete = {(spec.space, spec.architecture) for spec in specs}
+    more = lists.recorded(grid, tasks=["cls", "col"], store=store)
+    specs += [s for s in more if s.task == "col" and (s.space, s.architecture) in complete]
     runs = study.collect(specs, store=store)
     scored = stats.over_seeds(runs.assign(score=study.judged(runs, "best")))
     untrained = stats.over_seeds(report.untrained(runs, specs))
     tasks = [task for task in (*_TASKS, "rnd") if task in set(runs["task"])]
     _, rho = report.ranked(scored, untrained, tasks)
-    return SoFar(specs, runs, _published_accuracies(specs), rho)
+    return SoFar(specs, runs, _published_accuracies(specs), rho, _missing(store))
 
 # %% ../nbs/40_protocol.ipynb #c70f7c57
+_ENDS = ["rho", "low", "high"]
+
+
 def _interval(value: float, low: float, high: float) -> str:
     """A number with its interval."""
     return "not computed yet" if pd.isna(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -401,35 +464,73 @@ def _of(rho: pd.DataFrame, space: str, task: str) -> pd.Series:
     return rho[(rho["space"] == space) & (rho["task"] == task)].iloc[0]
 
 
+def _ending(interim: bool) -> str:
+    """What every verdict ends with as long as runs are missing."""
+    return " (interim)" if interim else ""
+
+
 def _judged(test: pd.Series, interim: bool) -> str:
     """What is to be said of a primary hypothesis."""
     said = verdict.word(test["low"], test["high"])
     said = "undecided" if said == "supported" and not test["p_holm"] < 0.05 else said
-    return f"{said} (interim)" if interim else said
+    return said + _ending(interim)
+
+
+def _above(low: float, high: float, ceiling: float = float("nan")) -> str:
+    """What is to be said of a rank correlation with this interval: whether it lies above 0, and
+    above what the paper says, where its ceiling allows that.
+    """
+    least = paper.RHO_SAME_DATASET
+    said = verdict.word(low, high, than=least)
+    if said == "against" and ceiling < least:
+        said = f"out of reach (ceiling {ceiling:.2f})"
+    return f"above 0: {verdict.word(low, high)}; above {least}: {said}"
+
+# %% ../nbs/40_protocol.ipynb #b25c929c
+def _ends(rho: stats.Correlation) -> tuple[float, float, float]:
+    """A correlation with its interval."""
+    return rho.value, rho.low, rho.high
+
+
+def _size_and_truth(found: SoFar) -> tuple[float, float, float]:
+    """How the number of parameters ranks cells by their published accuracy, with its interval."""
+    cells = found.runs[(found.runs["space"] == "nasbench101") & (found.runs["task"] == "cls")]
+    size = cells.groupby("architecture")["parameters"].first()
+    truth = found.truth.reindex(size.index).to_numpy()
+    return _ends(stats.spearman(truth, size.to_numpy(float), resamples=report.RESAMPLES))
+
+
+def _with_truth(found: SoFar, task: str) -> stats.Correlation:
+    """How a pretext task ranks cells by their published accuracy."""
+    scored = found.runs.assign(score=study.judged(found.runs, "best"))
+    y = stats.seed_table(scored, "nasbench101", task)
+    return stats.spearman(found.truth.reindex(y.index), y, resamples=report.RESAMPLES)
 
 # %% ../nbs/40_protocol.ipynb #7ab79d2b
 def _ranking_claims(found: SoFar) -> list[dict]:
-    """That pretext tasks rank architectures as labels do."""
+    """That pretext tasks rank architectures as labels do, and cells as published accuracy does."""
     rows, (_, rebuilt) = [], figures.rebuilt_figure2()
-    for space in dict.fromkeys(found.rho["space"]):
-        size = _of(found.rho, space, "parameters")
-        for task in found.tasks:
-            own, least = _of(found.rho, space, task), paper.RHO_SAME_DATASET
-            ends = own["low"], own["high"]
-            published = "" if not len(rebuilt) else _of(rebuilt, space, task)
-            title = f"{plots.SPACE_TITLES[space]}: {plots.TASK_TITLES[task].lower()}"
-            rows.append(
-                dict(
-                    claim=f"{title} ranks as labels do",
-                    paper="above 0.8"
-                    if isinstance(published, str)
-                    else _interval(published["rho"], published["low"], published["high"]),
-                    here=_interval(own["rho"], *ends),
-                    baseline="size " + _interval(size["rho"], size["low"], size["high"]),
-                    verdict=f"above 0: {verdict.word(*ends)}; above {least}:"
-                    f" {verdict.word(*ends, than=least)}",
-                )
+    ending, size = _ending(found.interim), _size_and_truth(found)
+    for space, task in found.ranked:
+        own, baseline = _of(found.rho, space, task), _of(found.rho, space, "parameters")
+        published = _of(rebuilt, space, task) if len(rebuilt) else ()
+        title = f"{plots.SPACE_TITLES[space]}: {plots.TASK_TITLES[task].lower()} ranks as"
+        of_labels = dict(
+            claim=f"{title} labels do",
+            paper=_interval(*published[_ENDS]) if len(published) else "above 0.8",
+            n=f"{own['n']:.0f}",
+            here=_interval(*own[_ENDS]),
+            baseline="size " + _interval(*baseline[_ENDS]),
+            verdict=_above(*own[["low", "high", "ceiling"]]) + ending,
+        )
+        rows.append(of_labels)
+        if space == "nasbench101":
+            true = _with_truth(found, task)
+            of_truth = dict(
+                n=str(true.n), here=_interval(*_ends(true)), baseline="size " + _interval(*size)
             )
+            said = dict(paper="not asked", verdict=_above(true.low, true.high) + ending)
+            rows.append(dict(claim=f"{title} published accuracy does") | of_truth | said)
     return rows
 
 # %% ../nbs/40_protocol.ipynb #3b7fae68
@@ -450,27 +551,15 @@ def _primary_claims(found: SoFar, tests: pd.DataFrame) -> list[dict]:
                 paper="not asked"
                 if not len(known)
                 else _interval(*known[["partial", "partial_low", "partial_high"]]),
+                n=f"{test['n']}",
                 here=_interval(test["value"], test["low"], test["high"]),
-                baseline="random labels "
-                + _interval(control["rho"], control["low"], control["high"])
+                baseline="random labels " + _interval(*control[_ENDS])
                 if random
                 else "size " + _interval(*_size_and_truth(found)),
                 verdict=_judged(test, found.interim),
             )
         )
     return rows
-
-# %% ../nbs/40_protocol.ipynb #b25c929c
-def _ends(rho: stats.Correlation) -> tuple[float, float, float]:
-    """A correlation with its interval."""
-    return rho.value, rho.low, rho.high
-
-
-def _size_and_truth(found: SoFar) -> tuple[float, float, float]:
-    """How the number of parameters ranks cells by their published accuracy, with its interval."""
-    cells = found.runs[(found.runs["space"] == "nasbench101") & (found.runs["task"] == "cls")]
-    size = cells.groupby("architecture")["parameters"].first()
-    return _ends(stats.spearman(found.truth.reindex(size.index).to_numpy(), size.to_numpy(float)))
 
 # %% ../nbs/40_protocol.ipynb #0517bc08
 def _search_claim() -> dict[str, str]:
@@ -487,10 +576,12 @@ def _search_claim() -> dict[str, str]:
         else f"{own['difference']:+.1f} points [{own['low']:+.1f}, {own['high']:+.1f}]"
         for own in found
     ]
+    n = "" if found[1] is None else f"{found[1]['n']} and random ones"
     if said[0] == "not computed yet":
-        return dict(here=said[0], baseline=f"to random cells {said[1]}", verdict="not known")
+        return dict(n=n, here=said[0], baseline=f"to random cells {said[1]}", verdict="not known")
     low, high = found[0]["low"], found[0]["high"]
     return dict(
+        n=n,
         here=f"{said[0]}, without minus with labels",
         baseline=f"to random cells {said[1]}",
         verdict="no difference known" if low <= 0 <= high else "better" if low > 0 else "worse",
@@ -499,7 +590,8 @@ def _search_claim() -> dict[str, str]:
 # %% ../nbs/40_protocol.ipynb #c0db813d
 def claims(found: SoFar, tests: pd.DataFrame) -> pd.DataFrame:
     """The paper's claims beside what came out, with 95% intervals: columns claim, paper (its own
-    architectures and trainings), here, baseline, verdict. `tests` are those of `primary`.
+    architectures and trainings), n (architectures), here, baseline, verdict. `tests` are those of
+    `primary`.
     """
     searched = {row.search_task: row for row in paper.TABLE1 if row.search_dataset == "imagenet"}
     searched |= {row.search_task: row for row in paper.TABLE1 if row.genotype == "imagenet_cls"}
@@ -515,7 +607,7 @@ def claims(found: SoFar, tests: pd.DataFrame) -> pd.DataFrame:
 def shown_claims(folder: Path | None = None) -> report.Prose:
     """The table of `claims` in `folder`, by default the released one, in Markdown."""
     folder = folder or home() / "figures" / "laptop"
-    table = pd.read_csv(folder / "findings_claims.csv")
+    table = pd.read_csv(folder / "findings_claims.csv", dtype=str, keep_default_na=False)
     rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
     return report.Prose("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
@@ -551,11 +643,25 @@ def _said_of_tests(tests: pd.DataFrame) -> str:
     parts += [f"{left} not computed yet"] if left else []
     return f"Of the six primary hypotheses: {', '.join(parts)}."
 
+# %% ../nbs/40_protocol.ipynb #0f3dfe6f
+def _said_against(table: pd.DataFrame) -> str:
+    """How many of the rows of `against` say what."""
+    counts = table["says"].value_counts()
+    parts = [f"{number} {said}" for said, number in counts.sort_index().items()]
+    listed = " ".join(
+        f"{row.space}, {row.task.lower()}: {row[1]} ({row.here})."
+        for row in table[table["says"] == "against"].itertuples()
+    )
+    return f"Of {len(table)} things that the protocol lists: {', '.join(parts)}. {listed}".strip()
+
 # %% ../nbs/40_protocol.ipynb #a83ab0c5
 def in_short(found: SoFar, tests: pd.DataFrame) -> report.Prose:
     """The answer so far, in a few sentences that follow from the intervals."""
-    listed, done = study.grid("fig2", "laptop").architectures, int(found.rho["n"].min())
-    words = [plots.TASK_TITLES[task].lower() for task in found.tasks]
+    listed, done = study.grid("fig2", "laptop").architectures, found.count("cls")
+    words = [
+        plots.TASK_TITLES[task].lower() + (f" ({number} of them)" if number < done else "")
+        for task, number in ((task, found.count(task)) for task in found.tasks)
+    ]
     left = [plots.TASK_TITLES[task].lower() for task in _TASKS if task not in found.tasks]
     missing = f"; {', '.join(left)} is not computed yet" if left else ""
     random = _of(found.rho, "darts", "rnd")
@@ -567,6 +673,7 @@ def in_short(found: SoFar, tests: pd.DataFrame) -> report.Prose:
         "**Would any task do?** In the DARTS space the ease with which random labels are learned"
         f" ranks with {_interval(random['rho'], random['low'], random['high'])}.",
         f"**What was to be decided.** {_said_of_tests(tests)}",
+        f"**What counts against the claim.** {_said_against(against(found, tests))}",
     ]
     return report.Prose("\n".join(f"- {line}" for line in lines))
 
@@ -598,52 +705,78 @@ def bars(found: SoFar, tests: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
     return rho, primary
 
 # %% ../nbs/40_protocol.ipynb #43eeb1d4
-def _criteria(found: SoFar, tests: pd.DataFrame) -> Iterator[tuple]:
-    """What would count against the paper's claim, besides a hypothesis that is not confirmed: for
-    each space and task the words, the words before what came out, that with its interval, and the
-    number below which it counts against the claim.
+_SAID = {"supported": "not against", "not known": "not computed yet"}
+
+
+def _criterion(
+    words: str, known, least: float = 0, *, before: str = "", after: str = "", unless: bool = False
+) -> tuple[str, str, str]:
+    """The `words` of a criterion, what came out, and what that says: against where the whole
+    interval of `known` lies below `least`, `unless` something else explains it.
+    """
+    said = verdict.word(*tuple(known)[1:], than=least)
+    said = "undecided" if said == "against" and unless else _SAID.get(said, said)
+    return words, before + _interval(*known) + after, said
+
+# %% ../nbs/40_protocol.ipynb #949fc7e3
+def _criteria(found: SoFar, tests: pd.DataFrame, resamples: int) -> Iterator[tuple]:
+    """What would count against the paper's claim, besides a hypothesis that is not confirmed: space
+    and task, and of each criterion the words, what came out, and what that says.
     """
     scored, least = (
         found.runs.assign(score=study.judged(found.runs, "best")),
         paper.RHO_SAME_DATASET,
     )
     of_tests = tests.set_index(["space", "task"])[["value", "low", "high"]]
-    for space, task in product(dict.fromkeys(found.rho["space"]), found.tasks):
-        x, y, control = (stats.seed_table(scored, space, name) for name in ("cls", task, "rnd"))
-        own, half = _of(found.rho, space, task), stats.better_half(x, y)
+    for space, task in found.ranked:
+        x = stats.seed_table(scored, space, "cls")
+        y, control = (_by_seed(scored, space, name, x.index) for name in (task, "rnd"))
+        own, half = _of(found.rho, space, task), stats.better_half(x, y, resamples=resamples)
         gain = own[["gain", "gain_low", "gain_high"]]
         if space == "darts":
-            whose, rho = "supervision", own[["rho", "low", "high"]]
+            whose, rho = "supervision", own[_ENDS]
             more = of_tests.loc[space, task]  # the hypotheses ask just this
         else:
-            whose, rho = (
-                "published accuracy",
-                _ends(stats.spearman(found.truth.reindex(y.index), y)),
-            )
-            more = _ends(stats.rho_difference(x, y, control))
+            whose, rho = "published accuracy", _ends(_with_truth(found, task))
+            more = _ends(stats.rho_difference(x, y, control, resamples=resamples))
         behind = half.value - half.self, half.gap_low, half.gap_high
-        yield space, task, f"ρ with {whose} below {least}", "", rho, least
-        yield space, task, "random labels rank as well", "ρ more by ", more, 0
-        yield space, task, "the number of parameters ranks better", "ρ more by ", gain, 0
-        yield space, task, "worse than supervision in the better half", "ρ more by ", behind, 0
+        reached = f"; {_interval(*_ends(half))} of {half.ceiling:.2f}"
+        ceiling = f", ceiling {own['ceiling']:.2f}" if space == "darts" else ""
+        more_by = dict(before="ρ more by ")
+        for criterion in (
+            _criterion(f"ρ with {whose} below {least}", rho, least, after=ceiling),
+            _criterion("random labels rank as well", more, **more_by),
+            _criterion("the number of parameters ranks better", gain, **more_by),
+            _criterion(
+                "worse than supervision in the better half",
+                behind,
+                **more_by,
+                after=reached,
+                unless=not half.high < half.ceiling,
+            ),
+        ):
+            yield space, task, *criterion
 
 # %% ../nbs/40_protocol.ipynb #fdda9a54
-def against(found: SoFar, tests: pd.DataFrame) -> pd.DataFrame:
+def against(found: SoFar, tests: pd.DataFrame, *, resamples: int = report.RESAMPLES) -> pd.DataFrame:
     """What would count against the paper's claim, as the protocol lists it, and whether it does: a
     row for each space and task, with what came out `here` and what that `says`. `tests` are those
     of `primary`.
+
+    In the better half, `here` ends with what the task reaches there, and with the most that a task
+    with as noisy seeds could be expected to (`stats.better_half`): only what stays below that, too,
+    is against.
     """
-    says = {"supported": "not against", "not known": "not computed yet"}
     rows = []
     for number, test in tests.iterrows():
         said, here = _judged(test, False), _interval(*test[["value", "low", "high"]])
         here += "" if said == "not known" else f", p {test['p_holm']:.2g}"
-        said = "against" if said == "undecided" and not found.interim else says.get(said, said)
-        rows.append((f"{number} is not confirmed", test["space"], test["task"], here, said))
-    for space, task, words, before, known, least in _criteria(found, tests):
-        said = verdict.word(*tuple(known)[1:], than=least)
-        rows.append((words, space, task, before + _interval(*known), says.get(said, said)))
-    table = pd.DataFrame(rows, columns=["would count against", "space", "task", "here", "says"])
+        said = "against" if said == "undecided" and not found.interim else _SAID.get(said, said)
+        rows.append((test["space"], test["task"], f"{number} is not confirmed", here, said))
+    rows += _criteria(found, tests, resamples)
+    columns = ["space", "task", "would count against", "here", "says"]
+    table = pd.DataFrame(rows, columns=columns)
     for column, titles in (("space", plots.SPACE_TITLES), ("task", plots.TASK_TITLES)):
         table[column] = table[column].map(dict(titles))
+    table = table[["would count against", "space", "task", "here", "says"]]
     return table.sort_values("would count against", kind="stable", ignore_index=True)
