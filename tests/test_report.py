@@ -512,6 +512,21 @@ def test_pairs_with_random_labels_are_a_kind_of_their_own():
     assert "here, with random labels" in cells.made_of(found).index.get_level_values(0)
 
 
+def test_pairs_of_searches_that_have_not_collapsed_are_a_row_of_their_own():
+    drawn = darts.sample(4, seed=0)
+    found = [
+        cells.Found(str(number), own, "here", "cifar10", "rot", collapsed=number == 3)
+        for number, own in enumerate(drawn)
+    ]
+    pairs = cells.compared(found)
+    rows = cells.by_kind(pairs, {}).set_index("pairs_of")
+    name = "found here: same images and task, other seed"
+    assert rows.pairs.to_dict() == {name: 6, f"{name}, none collapsed": 3}
+    three = pairs[~pairs.collapsed & (pairs.second != "3")].similarity
+    assert len(three) == 3 and rows.similarity[f"{name}, none collapsed"] == three.mean()
+    assert list(cells.by_kind(cells.compared(found[:3]), {}).pairs_of) == [name]  # none has
+
+
 def test_what_is_said_of_similar_cells_follows_from_the_interval(tmp_path, monkeypatch):
     monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
     assert "No searches are released" in cells.in_short()

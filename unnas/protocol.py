@@ -758,7 +758,9 @@ def _criteria(found: SoFar, tests: pd.DataFrame, resamples: int) -> Iterator[tup
             yield space, task, *criterion
 
 # %% ../nbs/40_protocol.ipynb #fdda9a54
-def against(found: SoFar, tests: pd.DataFrame, *, resamples: int = report.RESAMPLES) -> pd.DataFrame:
+def against(
+    found: SoFar, tests: pd.DataFrame, *, resamples: int = report.RESAMPLES
+) -> pd.DataFrame:
     """What would count against the paper's claim, as the protocol lists it, and whether it does: a
     row for each space and task, with what came out `here` and what that `says`. `tests` are those
     of `primary`.

@@ -30,7 +30,8 @@ class Found:
     """An architecture, its name on the page, and who found it: "earlier work", "paper" or "here".
 
     `dataset` and `task` are those of the search; "" in earlier work. `alphas` are its tables at the
-    end, where they are known, without the operation none, which no cell keeps.
+    end, where they are known, without the operation none, which no cell keeps. `collapsed` says
+    that the search may have collapsed to skip connections.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Found:
     dataset: str = ""
     task: str = ""
     alphas: tuple[np.ndarray, ...] = ()
+    collapsed: bool = False
 
 # %% ../../nbs/38_study.cells.ipynb #8656158f
 _EARLIER = {
@@ -94,6 +96,7 @@ def searched(specs: list[SearchSpec]) -> list[Found]:
             spec.data.name,
             spec.task,
             tuple(np.delete(table, _NONE, axis=1) for table in _tables(record)),
+            bool(record["result"]["warnings"]),
         )
         for spec, record in zip(specs, records_of(specs))
         if record and record["result"]["genotype"]
@@ -226,12 +229,14 @@ def _kind(a: Found, b: Found) -> str:
 
 # %% ../../nbs/38_study.cells.ipynb #5f0a3e9f
 def compared(found: list[Found]) -> pd.DataFrame:
-    """Each pair: `first` and `second` by name, the kind of pair, their similarity, that of their
-    inputs alone, and the correlation of their alphas.
+    """Each pair: `first` and `second` by name, the kind of pair, whether one of them may have
+    `collapsed`, their similarity, that of their inputs alone, and the correlation of their alphas.
     """
     return pd.DataFrame(
         [
-            dict(first=a.name, second=b.name, kind=_kind(a, b))
+            dict(
+                first=a.name, second=b.name, kind=_kind(a, b), collapsed=a.collapsed or b.collapsed
+            )
             | _alike(a.genotype, b.genotype)
             | _alpha_correlations(a.alphas, b.alphas)
             for a, b in combinations(found, 2)
@@ -311,6 +316,10 @@ def _ends(pairs: pd.DataFrame, column: str, resamples: int) -> tuple[float, floa
     low, high = np.quantile(means, [0.025, 0.975])
     return low, high
 
+# %% ../../nbs/38_study.cells.ipynb #493bc618
+_SEEDS = "found here: same images and task, other seed"
+_STANDING = f"{_SEEDS}, none collapsed"
+
 # %% ../../nbs/38_study.cells.ipynb #d41a385e
 def by_kind(
     pairs: pd.DataFrame, chance: dict[str, pd.DataFrame], resamples: int = 2000
@@ -320,7 +329,10 @@ def by_kind(
     bootstrap interval over the architectures that are paired, where there are five or more; pairs
     by chance share none, and have none.
     """
-    groups = dict(list(pairs[pairs["kind"] != ""].groupby("kind", sort=False))) | chance
+    groups = dict(list(pairs[pairs["kind"] != ""].groupby("kind", sort=False)))
+    if _SEEDS in groups and 0 < (~groups[_SEEDS]["collapsed"]).sum() < len(groups[_SEEDS]):
+        groups[_STANDING] = groups[_SEEDS][~groups[_SEEDS]["collapsed"]]
+    groups |= chance
     rows = []
     for name, group in groups.items():
         drawn = name in chance
@@ -342,9 +354,9 @@ def by_kind(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/38_study.cells.ipynb #b24693e5
-_SEEDS = "found here: same images and task, other seed"
 _SAID = {
     _SEEDS: "two searches by one task, with different seeds",
+    _STANDING: "two of these that have not collapsed to skip connections",
     "found here: same images, other task": "two by different tasks",
     f"found here: {_BESIDE_CONTROL}": "one by a task and one by random labels",
     "found here: random labels, other seed": "two by random labels",
