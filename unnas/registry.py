@@ -8,13 +8,16 @@ __all__ = ['Registry', 'snapshot', 'restore']
 # %% ../nbs/04_registry.ipynb #e2bb735d
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 # %% ../nbs/04_registry.ipynb #f07a481b
 def _origin(thing) -> tuple:
     """Where `thing` was defined: the same for two definitions by the same lines. What a dataclass
-    leaves out of comparisons does not count.
+    leaves out of comparisons does not count; what is partly applied is taken apart.
     """
+    if isinstance(thing, partial):
+        return _origin(thing.func), repr(thing.args), repr(thing.keywords)
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         parts = (getattr(thing, field.name) for field in dataclasses.fields(thing) if field.compare)
         return type(thing).__qualname__, *map(_origin, parts)
@@ -38,8 +41,10 @@ class Registry(Mapping):
     def register(self, name: str, thing) -> None:
         """Make `thing` known by `name`; a new definition of the same thing replaces the old one.
 
-        Raises ValueError if the name belongs to another.
+        Raises ValueError if the name belongs to another, or is no text.
         """
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name={name!r}: must be a text; choose a name for the {self.kind}")
         if name in self and _origin(self._things[name]) != _origin(thing):
             raise ValueError(
                 f"{self.kind}={name!r}: already registered for {self._things[name]}; choose another"

@@ -349,8 +349,6 @@ def register(name: str, score: Callable[..., float], *, trains: bool = False) ->
     A new definition of the same function replaces the old one. Raises ValueError for a name that
     belongs to another, and for what does not take these four.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name={name!r}: must be a text; choose a name for the score")
     try:
         inspect.signature(score).bind("network", "task", "images", "generator")
     except (TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ from torch import nn
 from . import train
 from .fast import gpu, kernels
 from .fast.supernet import Fused
-from .files import check_at_least, check_name, check_number, progress_bar
+from .files import check_at_least, check_name, check_number, path_of, progress_bar
 from .ops import OPS, STEMS, FactorizedReduce, Unit, operation
 from .spaces import SPACES, darts, nasbench201
 from .spaces.darts import EDGES, NODES, Genotype
@@ -1007,7 +1007,8 @@ def fit(
     with train.reproducible(seed), ExitStack() as stack:
         check(supernet, task, train_data, recipe)
         if checkpoint is not None:
-            Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+            checkpoint = path_of(checkpoint)
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             everything = supernet, task, [train_data], recipe, seed
             identity = identity or train.default_identity(*everything)
         run = _Progress(supernet, task, train_data, recipe, seed, decoders)

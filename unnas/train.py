@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_seed', 'accelerator', 'circumstances',
            'usual_settings', 'reproducible', 'make_batch', 'evaluate', 'precise_batch_norm', 'History',
-           'save_checkpoint', 'load_checkpoint', 'default_identity', 'check_labels', 'check_network', 'check_data',
-           'fit']
+           'save_checkpoint', 'load_checkpoint', 'default_identity', 'check_labels', 'check_network', 'check_batch',
+           'check_data', 'fit']
 
 # %% ../nbs/23_train.ipynb #e5767b65
 import copy
@@ -492,13 +492,14 @@ def save_checkpoint(path: str | Path, identity: str, state: dict, acc: Accelerat
     """
     if not acc.is_main_process:
         return
+    path = files.path_of(path)
     try:
         with files.written_whole(path) as new:
             torch.save(dict(identity=identity, **state), new)
     except (OSError, RuntimeError) as error:  # PyTorch has an error of its own for a full disk
         warnings.warn(
             f"checkpoint={str(path)!r}: cannot be saved ({error}), so this run could not go on"
-            f" from here; make room in {Path(path).parent}, or name another folder",
+            f" from here; make room in {path.parent}, or name another folder",
             stacklevel=3,
         )
 
@@ -535,22 +536,30 @@ def load_checkpoint(
     parts: Iterable = (),
 ) -> Any:
     """What `resume` makes of the state in the file `path`, None where there is no such file. Raises
-    ValueError for the checkpoint of another run.
+    ValueError for a folder and for the checkpoint of another run, OSError for a file that cannot be
+    read.
 
     A file that is no whole checkpoint is set aside with a warning, and the run starts anew; so is
     one that `resume` cannot go on from. Then the `parts`, what it gives a state, such as the
     network, are as they were.
     """
-    if path is None or not Path(path).exists():
+    if path is None or not (path := files.path_of(path)).exists():
         return None
+    if path.is_dir():
+        raise ValueError(f"checkpoint={str(path)!r}: is a folder; name a file in it")
     try:
-        state = _read_checkpoint(Path(path), acc.device)
-        if Path(path).stem == identity != state["identity"]:
+        state = _read_checkpoint(path, acc.device)
+        if path.stem == identity != state["identity"]:
             raise ValueError("it has the name of this run and the contents of another")
     except (MemoryError, torch.OutOfMemoryError):
         raise  # the file may be as good as ever
+    except OSError as error:
+        raise OSError(
+            f"checkpoint={str(path)!r}: cannot be read ({error.strerror or error}); see that it can"
+            " be, or name another file"
+        ) from error
     except Exception as error:  # a damaged archive may raise whatever it likes
-        _set_aside(Path(path), "damaged", error)
+        _set_aside(path, "damaged", error)
         return None
     if state["identity"] != identity:
         raise ValueError(
@@ -565,7 +574,7 @@ def load_checkpoint(
     except Exception as error:  # of keys, shapes, types and fields
         for part, own in before:
             part.load_state_dict(own)
-        _set_aside(Path(path), "does not fit this run", error)
+        _set_aside(path, "does not fit this run", error)
         return None
 
 # %% ../nbs/23_train.ipynb #4825c6d0
@@ -661,6 +670,20 @@ def check_network(network: nn.Module) -> None:
                 " build the network outside"
             )
 
+# %% ../nbs/23_train.ipynb #55d751d2
+def check_batch(task, images) -> None:
+    """Raise ValueError where `task` makes of two images no inputs and targets to train on."""
+    made = task.batch(*next(images.batches(2)), True, torch.Generator().manual_seed(0))
+    name = f"task={getattr(task, 'name', type(task).__name__)!r}"
+    pair = isinstance(made, tuple | list) and len(made) == 2
+    if not pair or not all(isinstance(part, torch.Tensor) for part in made):
+        raise ValueError(f"{name}: batch() must return inputs and targets, two tensors")
+    if not made[0].is_floating_point():
+        raise ValueError(
+            f"{name}: batch() returns inputs of {made[0].dtype}; a network needs floating point,"
+            " such as images.float() / 255"
+        )
+
 # %% ../nbs/23_train.ipynb #4ec4f1ad
 def check_data(task, train_data, recipe: Recipe) -> None:
     """Raise ValueError where `train_data` cannot serve `task` and `recipe`."""
@@ -670,6 +693,7 @@ def check_data(task, train_data, recipe: Recipe) -> None:
             " use a smaller batch or more images"
         )
     check_labels(task, train_data)
+    check_batch(task, train_data)
 
 # %% ../nbs/23_train.ipynb #6629d5d3
 def fit(
@@ -698,7 +722,8 @@ def fit(
     check_network(network)
     check_seed("seed", seed)
     if checkpoint is not None:
-        Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = files.path_of(checkpoint)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         data = train_data, test_data
         identity = identity or default_identity(network, task, data, recipe, seed)
     with reproducible(seed), ExitStack() as stack:

@@ -211,6 +211,26 @@ def _found_maps(dataset):
         )
     return maps
 
+# %% ../../nbs/10_data.ipynb #5a60f735
+def _positions(indices, count: int) -> torch.Tensor:
+    """Positions among `count` images, as whole numbers; a mask stands for those where it is True.
+    Raises ValueError for anything else.
+    """
+    chosen = np.asarray(indices)
+    if chosen.dtype == bool and chosen.shape == (count,):
+        chosen = np.flatnonzero(chosen)
+    if chosen.size == 0:
+        chosen = chosen.astype(np.int64)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+        raise ValueError(
+            f"indices: {chosen.dtype} of shape {chosen.shape}; pass whole numbers, or a mask with"
+            f" one bool for each of the {count} images"
+        )
+    if chosen.size and not (-count <= chosen.min() and chosen.max() < count):
+        wrong = chosen.max() if chosen.max() >= count else chosen.min()
+        raise ValueError(f"indices: {wrong} is none of the {count} images; count from 0")
+    return torch.from_numpy(chosen.astype(np.int64))
+
 # %% ../../nbs/10_data.ipynb #9a54c4da
 class _Viewed(_Labeled):
     @cached_property
@@ -249,8 +269,10 @@ class _Viewed(_Labeled):
         return view
 
     def subset(self, indices):
-        """The images at these positions, in this order."""
-        return self._view(indices=self.indices[torch.as_tensor(indices, dtype=torch.int64)])
+        """The images at these positions, in this order; or those where a mask, of one bool per
+        image, is True. Raises ValueError for positions that there are not.
+        """
+        return self._view(indices=self.indices[_positions(indices, len(self))])
 
     def sample(self, num_images: int, seed: int):
         """A random subset of `num_images` images, in the order of the whole; labels are not
@@ -1194,8 +1216,6 @@ def register(name: str, factory: Callable[..., Dataset]) -> None:
     returns a `TensorImages` or a `FolderImages` of that split. Raises ValueError for one that does
     not take these keywords.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name={name!r}: must be a text; choose a name for the data set")
     keywords = ("root", "image_size", "num_images", "crop", "seed", "cache")
     try:
         inspect.signature(factory).bind("train", **dict.fromkeys(keywords))

@@ -860,9 +860,8 @@ def skip_unreadable(
     return usable, skipped
 
 # %% ../../nbs/08_data.images.ipynb #db282463
-_DEEP = frozenset(
-    ".png .tif .tiff .pgm .ppm .pnm".split()
-)  # formats that may have more than 8 bits
+# formats that may have more than 8 bits
+_DEEP = frozenset(".png .tif .tiff .pgm .ppm .pnm .jp2 .j2k .jpc .jpf .jpx .j2c".split())
 
 # %% ../../nbs/08_data.images.ipynb #9d0f0b22
 def _range_of(path: Path) -> tuple[str, float, float] | None:
@@ -914,20 +913,29 @@ def shrunk(picture: Image.Image, short_side: int) -> Image.Image:
     size = [max(1, round(side * scale)) for side in picture.size]
     return picture.resize(size, Image.Resampling.LANCZOS)
 
+# %% ../../nbs/08_data.images.ipynb #11f03823
+def _is_copy(target: Path, path: Path, short_side: int) -> bool:
+    """Whether `target` is newer than the image in `path`, and of the right size."""
+    size = min(short_side, min(size_of(path)))
+    return target.stat().st_mtime_ns >= path.stat().st_mtime_ns and min(size_of(target)) == size
+
 # %% ../../nbs/08_data.images.ipynb #54545b87
 def shrink_folder(source: str | Path, destination: str | Path, short_side: int = 256) -> int:
-    """Copy a folder of images as RGB JPEGs whose short side is at most `short_side`; existing
-    copies are kept. Returns the number of images; warns of what was left out.
+    """Copy a folder of images as RGB JPEGs whose short side is at most `short_side` pixels. Copies
+    of that size that are newer than their image are kept. Returns the number of images; warns of
+    what was left out. Raises ValueError for a short side below 1.
     """
-    source, destination, left_out = path_of(source), path_of(destination), Counter()
-    listed = list_images(source, left_out)
+    check_at_least("short_side", short_side, 1)
+    source, destination = (Path(os.path.abspath(path_of(p))) for p in (source, destination))
+    left_out = Counter()
+    listed = list_images(source, left_out, skip={str(destination)})
     ranges = deep_ranges([(source, listed)])
 
     def shrink(file):
-        target = destination / (file[0] + ".jpg")
-        if target.exists() or _fault(source / file[0]):
+        path, target = source / file[0], destination / (file[0] + ".jpg")
+        if _fault(path) or target.exists() and _is_copy(target, path, short_side):
             return
-        image = shrunk(read_image(source / file[0], ranges), short_side)
+        image = shrunk(read_image(path, ranges), short_side)
         with written_whole(target) as new:
             image.save(new, quality=92, subsampling=0)
 

@@ -74,9 +74,10 @@ def _noted(picture: Image.Image) -> dict:
 # %% ../../nbs/43_own.looks.ipynb #afc2ad95
 def _see(path: Path) -> Seen:
     try:
+        picture = read_image(path)  # first, because it does not wait for a pipe
         with Image.open(path) as image:
             kind, size = image.format or "", image.size
-        return Seen(kind, *size, **_noted(read_image(path)))
+        return Seen(kind, *size, **_noted(picture))
     except Exception as error:  # decoders raise whatever they like
         return Seen(fault=f"{type(error).__name__}: {error}")
 
@@ -209,7 +210,7 @@ def look(folder: str | Path, *, most: int = 2000, seed: int = 0) -> Look:
     """
     check_at_least("most", most, 1)
     check_seed("seed", seed)
-    path, left_out = path_of(folder), Counter()
+    path, left_out = Path(os.path.abspath(path_of(folder))), Counter()
     if not path.is_dir():
         raise FileNotFoundError(
             f"images={str(folder)!r}: no such folder; pass a folder that has your images"

@@ -214,7 +214,8 @@ def _fingerprint(d: Data, root: str | None, store: Store | None, former: bool = 
 def _fingerprinted(
     settings: dict[Any, Setting], root: str | None, store: Store | None, former: bool = False
 ) -> dict[Any, Setting]:
-    """The settings with the fingerprints of their images."""
+    """The settings with the fingerprints of their images, as these are now."""
+    load.cache_clear()
     return {
         key: replace(s, data=replace(s.data, fingerprint=_fingerprint(s.data, root, store, former)))
         for key, s in settings.items()

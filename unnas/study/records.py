@@ -511,7 +511,7 @@ def _warn_of_damage(files: dict[Path, _File]) -> None:
 # %% ../../nbs/28_study.records.ipynb #736abd5d
 def _read_record(path: Path, id: str) -> dict | None:
     """The record in a file; None where there is none. A file that is none of this study is set
-    aside, with a warning.
+    aside, with a warning. Raises OSError where it cannot be read, which says nothing against it.
     """
     try:
         record = json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
@@ -519,7 +519,7 @@ def _read_record(path: Path, id: str) -> dict | None:
         return record
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, *_SPOILED) as error:
+    except (IsADirectoryError, *_SPOILED) as error:
         aside, told = path.with_suffix(".bad"), "skipped"
         with suppress(OSError):  # another reader was faster, or the folder is read-only
             os.replace(path, aside)
@@ -529,6 +529,11 @@ def _read_record(path: Path, id: str) -> dict | None:
             stacklevel=4,
         )
         return None
+    except OSError as error:
+        raise OSError(
+            f"{path}: this record cannot be read ({error.strerror or error}), and may be as good as"
+            " ever; see that it can be, or use a store in another folder"
+        ) from error
 
 # %% ../../nbs/28_study.records.ipynb #93af101d
 def _identity(id: str) -> str:

@@ -47,6 +47,11 @@ from .records import BASELINES, Store, sources, untrained_scores
 from .scales import SEARCHES, Grid
 from .specs import SearchSpec, Spec, at_hand
 
+# %% ../../nbs/33_study.report.ipynb #e4ad9d26
+def _number(value):
+    """A number as Python has it, in place of that of NumPy or PyTorch."""
+    return value.item() if hasattr(value, "item") else value
+
 # %% ../../nbs/33_study.report.ipynb #bad5a843
 def whole(least: int) -> Callable[[str, Any], int | None]:
     """A parameter that is a whole number of at least `least`, or None."""
@@ -54,7 +59,7 @@ def whole(least: int) -> Callable[[str, Any], int | None]:
     def read(name, value):
         if value is not None:
             check_at_least(name, value, least)
-        return value
+        return _number(value)
 
     return read
 
@@ -113,7 +118,7 @@ def sizes(name: str, value) -> dict[str, tuple[float, float]]:
 def number(name: str, value) -> float:
     """A parameter that is a number above 0."""
     check_number(name, value, 0, above=True)
-    return value
+    return _number(value)
 
 # %% ../../nbs/33_study.report.ipynb #7760883f
 def share(name: str, value) -> float | None:

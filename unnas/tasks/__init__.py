@@ -859,8 +859,12 @@ def register(name: str, factory: Callable[..., Task]) -> None:
     own factory. One with `labels` is also given `num_classes`.
 
     A new definition of the same class or function replaces the old one. Raises ValueError if the
-    name belongs to another.
+    name belongs to another or is no text, and for what cannot be called.
     """
+    if not callable(factory):
+        raise ValueError(
+            f"factory={factory!r}: cannot be called; pass a class of tasks, or a function"
+        )
     _TASKS.register(name, factory)
 
 # %% ../../nbs/17_tasks.ipynb #57208e14
