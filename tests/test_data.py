@@ -2431,3 +2431,48 @@ def test_register():
     assert loaded.images.shape == (3, 3, 8, 8) and loaded.split == "test"
     with pytest.raises(ValueError, match="dataset='noise': already registered.*another name"):
         data.register("noise", mine)
+
+
+def test_a_mask_chooses_images_and_what_is_no_position_is_refused():
+    images = data.load("synthetic-objects", num_images=20, image_size=8)
+    mask = images.labels == images.labels[0]
+    chosen = images.subset(mask)
+    assert chosen.indices.tolist() == images.indices[mask].tolist()
+    assert 1 <= len(chosen) < 20 and set(chosen.labels.tolist()) == {int(images.labels[0])}
+    assert images.subset([-1, 3]).indices.tolist() == images.indices[[-1, 3]].tolist()
+    assert len(images.subset([])) == 0 and len(images.subset(range(3))) == 3
+    for wrong in (mask[:-1], [0.5], [[0, 1]], ["a"]):
+        with pytest.raises(ValueError, match="pass whole numbers, or a mask"):
+            images.subset(wrong)
+    for wrong in ([20], [-21]):
+        with pytest.raises(ValueError, match="is none of the 20 images"):
+            images.subset(wrong)
+
+
+def test_small_copies_follow_their_images_and_the_size_asked_for(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    small, copy = tmp_path / "small", tmp_path / "small/a.png.jpg"
+    sizes, changed = [], []
+    for side in (10, 10, 5):
+        assert data.shrink_folder(tmp_path, small, short_side=side) == 1  # no copies of copies
+        sizes.append(Image.open(copy).size)
+        changed.append(copy.stat().st_mtime_ns)
+    assert sizes == [(20, 10), (20, 10), (10, 5)] and changed[0] == changed[1] < changed[2]
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "a.png")
+    os.utime(tmp_path / "a.png", ns=(2**62, 2**62))
+    data.shrink_folder(tmp_path, small, short_side=5)
+    assert Image.open(copy).getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(ValueError, match="short_side=0"):
+        data.shrink_folder(tmp_path, small, short_side=0)
+
+
+def test_deep_jpeg_2000_pictures_share_one_range(tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 60).astype(np.uint16), (40, 1))
+    means = {}
+    for suffix in ("png", "jp2"):
+        (tmp_path / suffix).mkdir()
+        for factor in (1, 4, 16):
+            Image.fromarray(ramp * factor).save(tmp_path / suffix / f"{factor:02}.{suffix}")
+        images = data.load("imagefolder", root=tmp_path / suffix, image_size=16)
+        means[suffix] = [float(batch.float().mean()) for batch, _ in images.batches(1)]
+    assert means["jp2"] == pytest.approx(means["png"], abs=1) and np.ptp(means["jp2"]) > 20

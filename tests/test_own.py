@@ -1,6 +1,7 @@
 """From a folder of images to an architecture: what people have, and what is said of it."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -256,3 +257,25 @@ def test_near_pictures_count_as_the_same():
         True,
         False,
     ]
+
+
+def test_a_pipe_among_pictures_is_seen_and_not_waited_for(photos, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    shutil.copy(next(photos.rglob("*.jpg")), tmp_path / "a.jpg")
+    seen = own.look(tmp_path).seen
+    assert "pipe" in seen["pipe.jpg"].fault and not seen["a.jpg"].fault
+
+
+def test_a_look_at_the_current_folder_knows_its_name(photos, tmp_path, monkeypatch):
+    shutil.copy(next(photos.rglob("*.jpg")), tmp_path / "~$b.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = own.look(".")
+    assert found.folder == tmp_path and not found.seen["~$b.jpg"].fault
+
+
+def test_numbers_of_numpy_are_numbers():
+    kinds = schedules.PARAMETERS
+    given = dict(seed=np.int64(3), architectures=np.int32(2), minutes=np.float64(1.5))
+    assert json.dumps({name: kinds[name](name, value) for name, value in given.items()}) == (
+        '{"seed": 3, "architectures": 2, "minutes": 1.5}'
+    )

@@ -585,7 +585,7 @@ def test_random_labels_that_rank_better_count_against_it():
     table = looked_at(runs, truth)
     assert (table.says.loc["random labels rank as well", "DARTS"] == "against").all()
     assert table.here.loc["random labels rank as well", "DARTS", "Rotation"].startswith(
-        "ρ more by -"
+        "difference of ρ -"
     )
 
 
@@ -627,7 +627,7 @@ def test_a_task_as_good_as_supervision_but_noisier_is_not_worse_in_the_better_ha
     runs.loc[own, "best"] += 0.5 * random.normal(size=own.sum())
     table, words = looked_at(runs, truth), "worse than supervision in the better half"
     row = table.loc[words, "DARTS", "Rotation"]
-    assert row.here.startswith("ρ more by -") and row.says == "undecided"
+    assert row.here.startswith("difference of ρ -") and row.says == "undecided"
     runs.loc[own, "best"] = random.normal(size=own.sum())
     assert looked_at(runs, truth).says.loc[words, "DARTS", "Rotation"] == "against"
 

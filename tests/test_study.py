@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -1820,3 +1821,32 @@ def test_no_kill_at_any_moment_loses_doubles_or_changes_a_record():
     assert found.returncode == 0, found.stdout + found.stderr
     for words in ("0 lost", "0 doubled", "0 different", "0 damaged", "0 left"):
         assert words in found.stdout
+
+
+def test_pictures_that_have_changed_are_another_data_set_in_the_same_process(tmp_path):
+    noise = np.random.default_rng(0).integers(256, size=(130, 16, 16, 3), dtype=np.uint8)
+
+    def listed():
+        return study.searches(
+            "laptop", datasets=["imagefolder"], tasks=["rot"], seeds=1, root=str(tmp_path)
+        )[0].id
+
+    found = []
+    for turned in (noise, 255 - noise, noise):
+        for number, pixels in enumerate(turned):
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        found.append(listed())
+    Image.fromarray(noise[0]).save(tmp_path / "more.png")
+    assert found[0] == found[2] and len({*found, listed()}) == 3
+
+
+def test_a_record_that_cannot_be_read_stays_where_it_is(tmp_path, monkeypatch):
+    (spec,), kept = specs(1), store(tmp_path)
+    path = kept.path(spec.id)
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as end:  # opening one fails, as on a broken disk
+        monkeypatch.chdir(path.parent)  # because the address of a socket is short
+        end.bind(path.name)
+        with pytest.raises(OSError, match="cannot be read.*may be as good as ever"):
+            kept.get(spec.id)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -1224,3 +1224,19 @@ def test_clear_errors():
             tasks.get(name).batch(random_images(2, 10)[:, :, :8], None, True, seeded())
     with pytest.raises(ValueError, match="5x5.*at least 6"):
         tasks.jigsaw(3).batch(random_images(1, 5), None, True, seeded())
+
+
+def test_what_is_registered_has_a_name_and_can_be_called():
+    for name in (None, "", 3):
+        with pytest.raises(ValueError, match=f"name={name!r}: must be a text"):
+            tasks.register(name, tasks.rotation)
+    with pytest.raises(ValueError, match="factory='text': cannot be called"):
+        tasks.register("mine", "text")
+
+    def local():
+        return partial(tasks.rotation, "imagenet")
+
+    tasks.register("partly", local())
+    tasks.register("partly", local())  # the same cell once more
+    with pytest.raises(ValueError, match="already registered"):
+        tasks.register("partly", partial(tasks.rotation, "cifar"))

@@ -455,3 +455,38 @@ def test_a_test_split_without_labels_is_refused_before_the_first_epoch():
         train.fit(
             network(task, "darts"), task, images, images.unlabeled(), train.Recipe(1, 20, 0.05)
         )
+
+
+def test_a_checkpoint_is_a_file_below_the_home_folder_if_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path)
+    images = data.load("synthetic-objects", num_images=40, image_size=8).unlabeled()
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+    given = network, tasks.rotation(), images, images, Recipe(1, 20, 0.05)
+    train.fit(*given, checkpoint="~/runs/a.pt")
+    assert (tmp_path / "me/runs/a.pt").is_file() and not (tmp_path / "~").exists()
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ValueError, match="is a folder; name a file in it"):
+        train.fit(*given, checkpoint=tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["me", "kept"]
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        (None, "inputs and targets, two tensors"),
+        (torch.zeros(2, 3, 8, 8), "inputs and targets, two tensors"),
+        ((torch.zeros(2, 3, 8, 8), [0, 1]), "inputs and targets, two tensors"),
+        ((torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2)), "needs floating point"),
+    ],
+)
+def test_a_task_that_makes_no_batch_is_told_before_training(made, words):
+    class Odd(tasks.rotation):
+        name = "odd"
+
+        def batch(self, images, labels, train, generator):
+            return made
+
+    images = data.load("synthetic-objects", num_images=20, image_size=8).unlabeled()
+    with pytest.raises(ValueError, match=f"task='odd': batch.*{words}"):
+        train.check_data(Odd(), images, Recipe(1, 10, 0.05))

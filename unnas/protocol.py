@@ -742,7 +742,7 @@ def _criteria(found: SoFar, tests: pd.DataFrame, resamples: int) -> Iterator[tup
         behind = half.value - half.self, half.gap_low, half.gap_high
         reached = f"; {_interval(*_ends(half))} of {half.ceiling:.2f}"
         ceiling = f", ceiling {own['ceiling']:.2f}" if space == "darts" else ""
-        more_by = dict(before="ρ more by ")
+        more_by = dict(before="difference of ρ ")
         for criterion in (
             _criterion(f"ρ with {whose} below {least}", rho, least, after=ceiling),
             _criterion("random labels rank as well", more, **more_by),
