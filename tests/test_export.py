@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_data import png16
 from torch import nn
 
 import unnas
@@ -130,6 +131,28 @@ def test_images_are_prepared_alike_whatever_they_come_as(photo):
     for wrong in (array.astype(float), array[..., 0], np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match="images: an array of .*pass uint8"):
             export.prepare(model, wrong)
+
+
+def test_a_picture_of_pillow_is_prepared_as_its_file(tmp_path):
+    model, random = model_of(), np.random.default_rng(0)
+    pixels = random.integers(256, size=(40, 60, 4), dtype=np.uint8)
+    deep = random.integers(2000, size=(40, 60, 3)).astype(np.uint16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for suffix in ("jpg", "tif"):
+        Image.fromarray(pixels[..., :3]).save(tmp_path / f"turned.{suffix}", exif=turned)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    Image.fromarray(pixels[..., 0]).convert("P").save(tmp_path / "palette.png", transparency=3)
+    Image.fromarray(deep[..., 0]).save(tmp_path / "gray.png")
+    (tmp_path / "color.png").write_bytes(png16(deep))
+    for path in sorted(tmp_path.iterdir()):
+        expected, picture = export.prepare(model, path), Image.open(path)
+        mode = picture.mode
+        assert export.prepare(model, picture).equal(expected), path
+        assert picture.mode == mode
+        assert export.prepare(model, unnas.data.read_image(path)).equal(expected), path
+        if path.stem != "color":  # once loaded, Pillow has only the high bytes of color
+            assert export.prepare(model, picture).equal(expected), path
 
 
 def test_a_task_prepares_images_for_predicting_without_labels():

@@ -20,7 +20,7 @@ from torch import nn
 
 import unnas
 from . import complexity, files, plots, tasks
-from .data.images import crop_together, read_image
+from .data.images import crop_together, read_image, to_rgb
 from .fast import kernels
 from .files import check_at_least, check_name
 from .spaces import SPACES, darts, nasbench101, nasbench201
@@ -179,7 +179,7 @@ def _pixels(image, side: int) -> np.ndarray:
                 " or (3, height, width)"
             )
         image = Image.fromarray(image if image.shape[2] == 3 else image.transpose(1, 2, 0))
-    picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(image)
+    picture = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
     if picture.size == (side, side):
         return np.asarray(picture)
     return np.asarray(crop_together([picture], side, "inception", None)[0])
@@ -189,7 +189,9 @@ def prepare(model: Model, images) -> torch.Tensor:
     """What `model` reads, float (N, C, side, side), of one image or a list of them: paths, pictures
     of Pillow, uint8 arrays or tensors (height, width, 3) or (3, height, width).
 
-    Raises ValueError for arrays of other types or shapes, and OSError for files that are no images.
+    A picture of Pillow becomes what its file would: upright, of 8 bits, on white where it is
+    transparent. Raises ValueError for arrays of other types or shapes, and OSError for files that
+    are no images.
     """
     several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
     squares = [_pixels(image, model.image_size) for image in (images if several else [images])]
