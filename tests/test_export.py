@@ -90,6 +90,23 @@ def test_a_head_can_be_taken_away_as_in_torchvision(space, photo):
     assert torch.equal(network(x), maps)
 
 
+def test_a_model_that_cannot_be_saved_leaves_the_one_before(tmp_path, photo):
+    model = model_of()
+    folder, x = export.save(model, tmp_path / "model"), export.prepare(model, photo)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = model_of("nasbench201")
+    broken = copy.deepcopy(other)
+    broken._hub_mixin_config["about"] = object()  # fails when the weights are written
+    with pytest.raises(TypeError):
+        export.save(broken, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert export.load(folder)(x).equal(model(x))
+    export.save(other, folder)
+    assert export.load(folder)(x).equal(other(x)) and len(list(folder.iterdir())) == len(before)
+    with pytest.raises(OSError, match="photo.png.*cannot write there"):
+        export.save(model, photo)
+
+
 def test_a_new_head_is_saved_and_another_number_of_classes_refused(tmp_path, photo):
     model = model_of()
     model.reset_classifier(7)

@@ -9,6 +9,8 @@ __all__ = ['Model', 'of', 'prepare', 'save', 'load', 'onnx']
 import copy
 import importlib.util
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -236,14 +238,20 @@ def _draw(model: Model):
 def save(model: Model, folder: str | Path) -> Path:
     """Write `model` into a folder, which is made: config.json, model.safetensors, README.md (its
     card) and cell.png.
+
+    A model that is there stays as it is until all of the new one is written, also where that fails.
+    Raises OSError for a folder that cannot be written to.
     """
-    folder = files.path_of(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     figure = _draw(model)
-    (folder / "README.md").write_text(_card(model, figure is not None), encoding="utf-8")
-    if figure is not None:
-        figure.savefig(folder / "cell.png", dpi=100, bbox_inches="tight")
-    model.save_pretrained(folder)
+    card, folder = _card(model, figure is not None), files.writable_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
+        new = Path(name)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        if figure is not None:
+            figure.savefig(new / "cell.png", dpi=100, bbox_inches="tight")
+        model.save_pretrained(new)
+        for path in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, folder / path.name)
     return folder
 
 # %% ../nbs/41_export.ipynb #797a56f2
