@@ -1,6 +1,7 @@
 """A model at work: features, probes, fine-tuning, comparisons, and training as for Table 1."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,26 @@ def test_features_are_the_same_whatever_images_come_as(folder):
     # at their own size: a data set crops and enlarges all, prepare leaves those of that size alone
     cosine = (expected * found).sum(1) / np.linalg.norm(expected, axis=1)
     assert (cosine / np.linalg.norm(found, axis=1) > 0.95).all()
+
+
+def test_deep_pictures_have_one_range_in_a_list_as_in_a_folder(tmp_path):
+    model, random = model_of(), np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for number, top in enumerate((500, 4000)):
+        values = random.integers(top, size=(32, 32)).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / "deep" / f"{number}.png")
+
+    def read(images):
+        return use._outputs(model, images, 64, lambda inputs: inputs)
+
+    expected, paths = read(tmp_path / "deep")
+    for some in (paths, [Path(path) for path in paths]):
+        np.testing.assert_array_equal(read(some)[0], expected)
+    with pytest.warns(UserWarning, match="left out 2 unreadable of 4 images"):
+        found, _ = read([*paths, tmp_path / "none.png", ""])
+    np.testing.assert_array_equal(found, expected)
+    alone, _ = read(paths[0])
+    assert abs(alone - expected[:1]).max() > 0.1  # its own range
 
 
 def test_images_that_are_none_are_refused(tmp_path):

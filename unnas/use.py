@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,19 @@ def _read(item, ranges: dict):
     except Exception as error:  # decoders raise whatever they like on broken files
         return None, f"{type(error).__name__}: {error}"
 
+# %% ../nbs/42_use.ipynb #6f1d2c0a
+def _ranges_of(listed: list) -> dict:
+    """The ranges of those files in a list that have more than 8 bits, as a folder of them has."""
+    found = []
+    for item in listed:
+        if isinstance(item, str | Path):
+            with suppress(OSError, ValueError):  # what is no file is left out when it is read
+                path = files.path_of(item)
+                state = path.stat()
+                stamp = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+                found.append((path.parent, [(path.name, stamp)]))
+    return deep_ranges(found)
+
 # %% ../nbs/42_use.ipynb #de1f7567
 def _listed(images) -> tuple[list, dict]:
     """The images of a folder or a list, one image as a list of one, and the ranges of those of more
@@ -62,10 +75,10 @@ def _listed(images) -> tuple[list, dict]:
         found = list_images(folder, left_out)
         warn_of_left_out(folder, left_out)
         listed, ranges = [folder / path for path, _ in found], deep_ranges([(folder, found)])
-    elif isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4:
-        listed, ranges = list(images), {}
     else:
-        listed, ranges = [images], {}
+        several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+        listed = list(images) if several else [images]
+        ranges = _ranges_of(listed)
     if not listed:
         raise ValueError(f"images={str(images)!r}: holds no image; pass a folder or a list of some")
     return listed, ranges
@@ -128,8 +141,9 @@ def features(model: export.Model, images, batch_size: int = 64) -> tuple[np.ndar
     position where it is no file.
 
     `images` is a folder, with all folders in it, a list of what `export.prepare` takes, one such
-    image, or a data set. Files that cannot be read are left out and counted in a warning. Raises
-    ValueError where none can be read, and where there is none.
+    image, or a data set. Files of more than 8 bits are scaled by the range of all that are given.
+    Files that cannot be read are left out and counted in a warning. Raises ValueError where none
+    can be read, and where there is none.
     """
     return _outputs(model, images, batch_size, model.features)
 
