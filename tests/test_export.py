@@ -120,6 +120,28 @@ def test_a_new_head_is_saved_and_another_number_of_classes_refused(tmp_path, pho
     assert torch.equal(export.load(folder, num_classes=0)(x), model.features(x))
 
 
+def test_numbers_of_numpy_are_saved_as_any_other(tmp_path):
+    config = model_of(task="cls")._hub_mixin_config
+    sizes = dict(width=np.int64(4), depth=np.int64(3), image_size=np.int64(32))
+    about = dict(classes=("a", "b"), accuracy=np.float32(0.5))
+    model = export.Model(**(config | sizes | dict(num_outputs=np.int64(10), about=about)))
+    again = export.load(export.save(model, tmp_path / "model"), num_classes=np.int64(3))
+    assert again._hub_mixin_config == config | dict(about=again.about, num_classes=3)
+    assert again.about == dict(classes=["a", "b"], accuracy=0.5)
+    assert export.load(export.save(again, tmp_path / "new"))._hub_mixin_config["num_classes"] == 3
+    for wrong in (True, 3.0, "3", -1):
+        with pytest.raises(ValueError, match="num_classes=.*must be a whole number"):
+            model.reset_classifier(wrong)
+        with pytest.raises(ValueError, match="num_classes=.*must be a whole number"):
+            export.load(tmp_path / "new", num_classes=wrong)
+    with pytest.raises(ValueError, match="num_classes=0: must be a whole number of at least 1"):
+        model.reset_classifier(0, dense=True)
+    with pytest.raises(ValueError, match="dense=1: must be True or False"):
+        model.reset_classifier(3, dense=1)
+    with pytest.raises(ValueError, match="about=.*cannot be kept as JSON"):
+        export.Model(**(config | dict(about=dict(images=object()))))
+
+
 def test_a_head_for_pixels_comes_back_from_its_folder(tmp_path, photo):
     model = model_of()
     model.reset_classifier(5, dense=True)

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import unnas
 from . import complexity, files, plots, tasks
 from .data.images import crop_together, read_image, to_rgb
 from .fast import kernels
-from .files import check_at_least, check_name
+from .files import check_at_least, check_flag, check_kind, check_name
 from .spaces import SPACES, darts, nasbench101, nasbench201
 from .study.specs import Spec
 
@@ -51,11 +52,36 @@ def _check_format(format: int) -> None:
             f" {unnas.__version__}, which reads formats up to {FORMAT}; update unnas"
         )
 
+# %% ../nbs/41_export.ipynb #3b0c9d51
+def _kept(format, width, depth, image_size, num_outputs, options, about) -> dict:
+    """What a config keeps of these, as JSON gives it back: numbers of NumPy are Python's, which
+    the class of the Hub would leave out. Raises ValueError for values that no model has.
+    """
+    _check_format(format)
+    sizes = dict(width=width, depth=depth, image_size=image_size)
+    for name, size in sizes.items():
+        check_at_least(name, size, 1)
+    check_at_least("num_outputs", num_outputs, 1, or_none="a task without labels")
+    dicts = dict(options=options, about=about)
+    for name, given in dicts.items():
+        check_kind(name, given, Mapping, or_none="nothing")
+        try:
+            text = json.dumps(dict(given or {}), default=lambda value: value.tolist())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{name}={given!r}: cannot be kept as JSON ({error}); pass numbers, texts, and"
+                " lists and dicts of them"
+            ) from error
+        dicts[name] = json.loads(text)
+    outputs = None if num_outputs is None else int(num_outputs)
+    return {name: int(size) for name, size in sizes.items()} | dicts | dict(num_outputs=outputs)
+
 # %% ../nbs/41_export.ipynb #23af1aec
 def _new_head(model: "Model", num_classes: int, dense: bool) -> nn.Module:
     """A head for `num_classes`, of an image or of each pixel; or with 0 one that gives the means of
     the maps.
     """
+    check_flag("dense", dense)
     check_at_least("num_classes", num_classes, 1 if dense else 0)
     if num_classes == 0:
         return _Pool()
@@ -89,7 +115,7 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
     is the side of its images in pixels. `num_classes` is None for the head of the task, 0 for none
     (the outputs are then features), or the number of outputs of a linear one; with `dense`, of one
     that classifies each pixel (see `tasks.segmentation`). `about` is for the model card. Raises
-    ValueError for names that are unknown, and for a later `format` than this.
+    ValueError for what is unknown or none of these, and for a later `format` than this.
     """
 
     def __init__(
@@ -110,11 +136,12 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         format: int = FORMAT,
     ):
         super().__init__()
-        _check_format(format)
+        kept = _kept(format, width, depth, image_size, num_outputs, options, about)
         check_name("space", space, SPACES)
-        self.task = _task(task, style, num_outputs, options or {})
-        self.image_size, self.about = image_size, about or {}
+        self.task = _task(task, style, kept["num_outputs"], kept["options"])
+        self.image_size, self.about = kept["image_size"], kept["about"]
         self.architecture = SPACES[space].from_dict(architecture)
+        self._hub_mixin_config |= kept | dict(architecture=self.architecture.to_dict())
         size = dict(stem=stem, width=width, depth=depth, auxiliary=False, drop_path=0.0)
         self.network = SPACES[space].build(self.architecture, self.task, **size)
         if num_classes is not None:
@@ -137,7 +164,7 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         `dense`, one that gives logits (N, num_classes, H, W) for each pixel.
         """
         self.network.head = _new_head(self, num_classes, dense)
-        self._hub_mixin_config |= dict(num_classes=num_classes, dense=dense)
+        self._hub_mixin_config |= dict(num_classes=int(num_classes), dense=dense)
 
 # %% ../nbs/41_export.ipynb #6ba97c5c
 def of(network: nn.Module, spec: Spec, **about) -> Model:
@@ -263,6 +290,7 @@ def load(folder: str | Path, num_classes: int | None = None, dense: bool = False
     model, and ValueError for one that does not fit: of a later version, with other weights than its
     architecture has, or with a trained classifier of another number of classes.
     """
+    check_at_least("num_classes", num_classes, 0, or_none="the saved head")
     path = files.path_of(folder)
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(
