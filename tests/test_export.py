@@ -49,6 +49,12 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of a saved model; who changes it puts it back."""
+    return export.save(model_of(), tmp_path_factory.mktemp("saved"))
+
+
 @pytest.mark.parametrize("task", ["cls", "rot", "col", "jig", "seg"])
 @pytest.mark.parametrize("space", list(ARCHITECTURES))
 def test_a_model_comes_back_from_its_folder(space, task, tmp_path, photo):
@@ -227,6 +233,72 @@ def test_what_is_not_a_model_is_refused_in_one_sentence(tmp_path):
     (folder / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="lacks space"):
         export.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(width=None), "width=None: must be a whole number"),
+        (dict(image_size="16"), "image_size='16': must be a whole number"),
+        (dict(image_size=16.0), r"image_size=16.0: must be a whole number"),
+        (dict(depth=True), "depth=True: must be a whole number"),
+        (dict(stem=["cifar"]), r"stem=\['cifar'\]: unknown"),
+        (dict(style=3), "style=3: unknown"),
+        (dict(options=[1]), r"options=\[1\]: must be a dict"),
+        (dict(options=dict(grid=3)), "options={'grid': 3}: are none of task 'rot'"),
+        (dict(task="cls"), "num_outputs=None: must be a whole number"),
+        (dict(task="seg", num_outputs="3"), "num_outputs='3': must be a whole number"),
+        (dict(about="photos"), "about='photos': must be a dict"),
+        (dict(architecture=[]), "is no genotype"),
+        (dict(num_classes="3"), "num_classes='3': must be a whole number"),
+        (dict(num_classes=3, dense="yes"), "dense='yes': must be True or False"),
+        (dict(format="2"), "format='2': must be a whole number"),
+        (dict(format=99), "format=99: .*later version.*update unnas"),
+    ],
+    ids=str,
+)
+def test_a_config_that_is_none_is_refused_with_its_file_and_key(change, words, saved):
+    config = json.loads((saved / "config.json").read_text())
+    try:
+        (saved / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=f"config.json: .*{words}") as error:
+            export.load(saved)
+        assert "\n" not in str(error.value)
+    finally:
+        (saved / "config.json").write_text(json.dumps(config))
+
+
+def test_a_config_that_lacks_a_key_says_which(saved):
+    text = (saved / "config.json").read_text()
+    try:
+        for key in ("width", "depth", "stem", "image_size", "architecture", "space", "task"):
+            config = json.loads(text)
+            del config[key]
+            (saved / "config.json").write_text(json.dumps(config))
+            with pytest.raises(ValueError, match=f"config.json: .* lacks {key}; .*anew"):
+                export.load(saved)
+        (saved / "config.json").write_text("[1]")
+        with pytest.raises(ValueError, match="config.json: .* lacks space, architecture"):
+            export.load(saved)
+    finally:
+        (saved / "config.json").write_text(text)
+
+
+def test_weights_that_are_none_or_torn_say_how_to_get_them(saved):
+    file = saved / "model.safetensors"
+    content = file.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    try:
+        for torn in (content[: len(content) // 2], content[:100], pointer, b"version", b""):
+            file.write_bytes(torn)
+            with pytest.raises(ValueError, match="model.safetensors: .*; fetch .*git lfs pull"):
+                export.load(saved)
+        file.unlink()
+        with pytest.raises(FileNotFoundError, match="model.safetensors: no such file; fetch the"):
+            export.load(saved)
+    finally:
+        file.write_bytes(content)
+    export.load(saved)
 
 
 def test_the_card_says_what_the_model_is(tmp_path):

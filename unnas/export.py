@@ -19,6 +19,7 @@ import huggingface_hub
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import nn
 
 import unnas
@@ -34,21 +35,25 @@ FORMAT = 1  # of config.json; a higher one is from a later version of this packa
 
 # %% ../nbs/41_export.ipynb #972a788b
 def _task(name: str, style: str, num_outputs: int | None, options: dict) -> Any:
-    """The task that a network was trained for."""
+    """The task that a network was trained for. Raises ValueError for options that are not its."""
     check_name("task", name, tasks.names())
+    own = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
     if tasks.labels_of(name):
-        options = dict(num_classes=num_outputs) | options
-    return tasks.get(
-        name,
-        style=style,
-        **{key: tuple(v) if isinstance(v, list) else v for key, v in options.items()},
-    )
+        own = dict(num_classes=num_outputs) | own
+        check_at_least("num_outputs", own["num_classes"], 1)
+    try:
+        return tasks.get(name, style=style, **own)
+    except TypeError as error:
+        raise ValueError(
+            f"options={options!r}: are none of task {name!r} ({error}); pass its own"
+        ) from error
 
 # %% ../nbs/41_export.ipynb #c1abf46e
-def _check_format(format: int) -> None:
+def _check_format(format: int, where: str = "") -> None:
+    check_at_least(f"{where}format", format, 1)
     if format > FORMAT:
         raise ValueError(
-            f"format={format}: this model was saved by a later version of unnas than"
+            f"{where}format={format}: this model was saved by a later version of unnas than"
             f" {unnas.__version__}, which reads formats up to {FORMAT}; update unnas"
         )
 
@@ -281,14 +286,20 @@ def save(model: Model, folder: str | Path) -> Path:
             os.replace(path, folder / path.name)
     return folder
 
+# %% ../nbs/41_export.ipynb #d4a7e2b9
+_NEEDED = ("space", "architecture", "stem", "width", "depth", "task", "image_size")
+_WEIGHTS = "model.safetensors"
+_FETCH = "fetch the weights, e.g. by git lfs pull, or save the model anew"
+
 # %% ../nbs/41_export.ipynb #797a56f2
 def load(folder: str | Path, num_classes: int | None = None, dense: bool = False) -> Model:
     """The model that `save` wrote into `folder`, or of that name on the Hub, ready to predict.
 
     `num_classes` puts an untrained head for so many classes in the place of the saved one, or none
     (0); with `dense`, one that classifies each pixel. Raises FileNotFoundError where there is no
-    model, and ValueError for one that does not fit: of a later version, with other weights than its
-    architecture has, or with a trained classifier of another number of classes.
+    model or no weights, and ValueError for one that does not fit: of a later version, with a
+    config.json or weights that are none or torn, with other weights than its architecture has, or
+    with a trained classifier of another number of classes.
     """
     check_at_least("num_classes", num_classes, 0, or_none="the saved head")
     path = files.path_of(folder)
@@ -310,6 +321,16 @@ def load(folder: str | Path, num_classes: int | None = None, dense: bool = False
             f"folder={str(folder)!r}: its weights are not those of the architecture in its"
             f" config.json ({reason}); save the model anew"
         ) from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path / _WEIGHTS}: are no whole weights ({error}); {_FETCH}"
+        ) from error
+    except ValueError as error:
+        if not path.is_dir():  # of the Hub's
+            raise
+        raise ValueError(
+            f"{path / 'config.json'}: {error}; correct it, or save the model anew"
+        ) from error
     config = model._hub_mixin_config
     other = num_classes != config["num_classes"] or (dense and not config.get("dense"))
     if num_classes is not None and other:
@@ -325,12 +346,15 @@ def _check_folder(path: Path, num_classes: int | None) -> None:
         raise ValueError(
             f"{path / 'config.json'}: is not JSON ({error}); save the model anew"
         ) from error
-    if not isinstance(config, dict) or not {"space", "architecture", "task"} <= set(config):
+    config = config if isinstance(config, dict) else {}
+    _check_format(config.get("format", FORMAT), f"{path / 'config.json'}: ")
+    if lacking := [key for key in _NEEDED if key not in config]:
         raise ValueError(
-            f"{path / 'config.json'}: is not that of a model of unnas, because it lacks space,"
-            " architecture or task; pass the folder of a saved model"
+            f"{path / 'config.json'}: is not that of a model of unnas, because it lacks"
+            f" {', '.join(lacking)}; pass the folder of a saved model, or save the model anew"
         )
-    _check_format(config.get("format", FORMAT))
+    if not (path / _WEIGHTS).is_file():
+        raise FileNotFoundError(f"{path / _WEIGHTS}: no such file; {_FETCH}")
     saved = config.get("num_classes")
     if num_classes and saved and num_classes != saved:
         raise ValueError(
