@@ -283,12 +283,22 @@ def test_what_compare_finds_is_paired_and_repeats(tmp_path):
     assert table.more["head"] == pytest.approx(gain) and np.isnan(table.more["scratch"])
 
 
+@pytest.mark.parametrize("per_class", [4, np.int64(4), (4,), np.array([4])])
+def test_compare_takes_one_number_of_labels(per_class):
+    model, images = model_of(size=16), objects()
+    found = use.compare(model, images, images, RECIPE, per_class=per_class, seeds=1, ways=["probe"])
+    assert list(found) == [(4, "probe")]
+
+
 def test_compare_refuses_before_it_trains():
     model, images = model_of(size=16), objects()
     with pytest.raises(ValueError, match="ways='?.*magic.*unknown"):
         use.compare(model, images, images, RECIPE, ways=["magic"])
     with pytest.raises(ValueError, match="per_class=1000: .* pass at most"):
         use.compare(model, images, images, RECIPE, per_class=[1000])
+    for wrong in (True, 4.0, 0, None, "4", [], [4, 5.5]):
+        with pytest.raises(ValueError, match="per_class=.*: must be a whole number of at least 1"):
+            use.compare(model, images, images, RECIPE, per_class=wrong)
     with pytest.raises(ValueError, match="batch_size=10: .*only 6 images"):
         use.compare(model, images, images, RECIPE, per_class=[2], ways=["probe"])
     with pytest.raises(ValueError, match="against='scratch': unknown"):

@@ -322,9 +322,7 @@ def load(folder: str | Path, num_classes: int | None = None, dense: bool = False
             f" config.json ({reason}); save the model anew"
         ) from error
     except SafetensorError as error:
-        raise ValueError(
-            f"{path / _WEIGHTS}: are no whole weights ({error}); {_FETCH}"
-        ) from error
+        raise ValueError(f"{path / _WEIGHTS}: are no whole weights ({error}); {_FETCH}") from error
     except ValueError as error:
         if not path.is_dir():  # of the Hub's
             raise

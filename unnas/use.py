@@ -606,7 +606,7 @@ def compare(
     test: data.Dataset,
     recipe: Recipe,
     *,
-    per_class: Sequence[int] = (5, 20),
+    per_class: int | Sequence[int] = (5, 20),
     seeds: int = 5,
     ways: Sequence[str] = WAYS,
     checkpoints: str | Path | None = None,
@@ -616,11 +616,13 @@ def compare(
 
     `recipe` is that of all ways that train, its batch no larger than the fewest labels; with a
     folder of `checkpoints`, what was cut short goes on there. Test images are
-    kept in memory. Raises ValueError for an unknown way, for more labels than a class has, and as
-    `fine_tune` does.
+    kept in memory. Raises ValueError for an unknown way, for no number of labels or more than a
+    class has, and as `fine_tune` does.
     """
     ways = files.check_names("ways", ways, WAYS)
     check_at_least("seeds", seeds, 1)
+    several = np.ndim(per_class) > 0 and len(per_class) > 0
+    per_class = list(per_class) if several else [per_class]
     _check_pair(images, test, model.image_size)
     drawn = {(k, seed): few_labels(images, k, seed)[0] for k in per_class for seed in range(seeds)}
     for few in drawn.values():
