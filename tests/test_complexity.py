@@ -2,6 +2,7 @@
 the digit.
 """
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,3 +102,46 @@ def test_that_counting_changes_nothing():
     with torch.no_grad():
         assert model.eval()(images).equal(own.eval()(images))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_what_is_around_a_network_does_not_count():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU())
+    around = torch.nn.DataParallel(torch.nn.DataParallel(net))
+    for measure in (complexity.count, complexity.paper_flops):
+        assert measure(around, (3, 8, 8)) == measure(net, (3, 8, 8))
+        for scripted in (torch.jit.script(net), torch.jit.trace(net, torch.zeros(1, 3, 8, 8))):
+            with pytest.raises(ValueError, match="model: is a .*Module, which cannot be counted"):
+                measure(scripted, (3, 8, 8))
+        with pytest.raises(ValueError, match="model: is a NoneType, which cannot be counted"):
+            measure(None, (3, 8, 8))
+
+
+@pytest.mark.parametrize("kernel, dilation", [(3, 1), (3, 2), ((5, 2), 1), ((1, 3), (3, 2))])
+def test_padding_by_name_counts_as_that_in_numbers(kernel, dilation):
+    layers = [
+        torch.nn.Conv2d(3, 4, kernel, padding=padding, dilation=dilation, bias=False)
+        for padding in ("same", "valid", 0)
+    ]
+    same, valid, none = (complexity.paper_flops(layer, (3, 12, 9)) for layer in layers)
+    assert valid == none
+    if dilation == 1:  # else it counts more than it computes
+        assert same == complexity.count(layers[0], (3, 12, 9))[0]
+    if (kernel, dilation) == (3, 2):
+        by_hand = torch.nn.Conv2d(3, 4, 3, padding=2, dilation=2, bias=False)
+        assert same == complexity.paper_flops(by_hand, (3, 12, 9))
+
+
+@pytest.mark.parametrize(
+    "shape", [32, None, "333", (3, 32.0, 32), ("3", 32, 32), (3, None, 32), (3, 32), (3, 0, 32)]
+)
+def test_a_shape_that_is_none_is_refused_in_one_sentence(shape):
+    with pytest.raises(ValueError, match="input_shape=.*: must be .*whole numbers") as error:
+        complexity.check_shape(shape)
+    assert repr(shape) in str(error.value)
+
+
+def test_a_shape_may_have_numbers_of_numpy():
+    for shape in (np.array([3, 8, 8]), [np.int64(3), 8, np.uint8(8)], torch.Size([3, 8, 8])):
+        found = complexity.check_shape(shape)
+        assert found == (3, 8, 8) and all(type(side) is int for side in found)

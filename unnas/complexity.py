@@ -6,6 +6,7 @@
 __all__ = ['parameters', 'check_shape', 'count', 'paper_flops']
 
 # %% ../nbs/01_complexity.ipynb #004c6165
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,13 +23,30 @@ def parameters(model: nn.Module) -> int:
 # %% ../nbs/01_complexity.ipynb #bea2fef7
 def check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     """`input_shape` as a tuple; ValueError where it is none of an input without the batch."""
-    shape = tuple(input_shape)
+    try:
+        shape = tuple(map(operator.index, input_shape))
+    except TypeError:  # no sequence, or not of whole numbers
+        shape = ()
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(
-            f"input_shape={shape}: must be (C, H, W), or (tiles, C, h, w) for jigsaw, without the"
-            " batch dimension"
+            f"input_shape={input_shape!r}: must be (C, H, W), or (tiles, C, h, w) for jigsaw, whole"
+            " numbers from 1, without the batch dimension"
         )
     return shape
+
+# %% ../nbs/01_complexity.ipynb #7c41e9d0
+def _plain(model: nn.Module) -> nn.Module:
+    """The network itself in a wrapper that spreads it over devices. Raises ValueError for
+    TorchScript, whose layers cannot be watched, and for what is no module.
+    """
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model: is a {type(model).__name__}, which cannot be counted; pass the torch.nn.Module"
+            " that it was made from"
+        )
+    return model
 
 # %% ../nbs/01_complexity.ipynb #0991ac38
 @contextmanager
@@ -75,14 +93,24 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
     `input_shape` is without the batch: (C, H, W), or (tiles, C, h, w) for jigsaw. Multiply-adds are
     those of convolutions and matrix products; biases, normalization, activations and pooling are
     not multiply-adds. An auxiliary head runs in training only, so it counts in neither number.
-    Raises ValueError for an `input_shape` of another length.
+    Raises ValueError for an `input_shape` of another length or of other than whole numbers, and for
+    a `model` that is no module, or TorchScript.
     """
-    shape = check_shape(input_shape)
+    model, shape = _plain(model), check_shape(input_shape)
     with FlopCounterMode(display=False) as counter:
         _pass(model, shape)
     auxiliary = getattr(model, "auxiliary_head", None)
     unused = 0 if auxiliary is None else parameters(auxiliary)
     return counter.get_total_flops() // 2, parameters(model) - unused
+
+# %% ../nbs/01_complexity.ipynb #a85b3f16
+def _padding(layer: nn.Conv2d) -> list[int]:
+    """How many rows and columns a convolution adds to its input, on both sides together."""
+    if layer.padding == "valid":
+        return [0, 0]
+    if layer.padding == "same":
+        return [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size)]
+    return [2 * p for p in layer.padding]
 
 # %% ../nbs/01_complexity.ipynb #4f9d2f10
 def _layer_flops(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
@@ -91,12 +119,8 @@ def _layer_flops(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
     """
     match layer:
         case nn.Conv2d():
-            sides = [
-                (side + 2 * p - k) // s + 1
-                for side, p, k, s in zip(
-                    x.shape[-2:], layer.padding, layer.kernel_size, layer.stride
-                )
-            ]
+            sizes = x.shape[-2:], _padding(layer), layer.kernel_size, layer.stride
+            sides = [(side + p - k) // s + 1 for side, p, k, s in zip(*sizes)]
             return layer.weight.numel() * sides[0] * sides[1] * len(x)
         case nn.ReLU() | nn.AdaptiveAvgPool2d():
             return x.numel()
@@ -115,7 +139,7 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     `input_shape` is without the batch, as in `count`, and so are the errors.
     """
-    shape, total = check_shape(input_shape), 0
+    model, shape, total = _plain(model), check_shape(input_shape), 0
 
     def add(layer, inputs, out):
         nonlocal total
