@@ -473,6 +473,21 @@ def renumbered(pairs, rng):
     ]
 
 
+def test_what_a_genotype_is_read_from_will_do_in_its_place(sampled):
+    options, own = dict(task=tasks.rotation(), stem="cifar", width=4, depth=3), sampled[0]
+    for given in (own.to_dict(), own.to_literal()):
+        assert darts.cifar_parameters(given) == darts.cifar_parameters(own)
+        assert darts.similarity(given, sampled[1]) == darts.similarity(own, sampled[1])
+        assert darts.similarity(sampled[1], given) == darts.similarity(sampled[1], own)
+        assert str(darts.build(given, **options)) == str(darts.build(own, **options))
+        assert len(darts.plot(given).axes) == len(darts.plot(own).axes)
+    for call in (darts.cifar_parameters, darts.plot, lambda given: darts.similarity(own, given)):
+        with pytest.raises(ValueError, match="genotype: lacks normal"):
+            call({})
+        with pytest.raises(ValueError, match="None is no genotype"):
+            call(None)
+
+
 def test_similarity_against_counting_and_other_numbers_of_nodes(sampled):
     rng = np.random.default_rng(0)
     for a, b in zip(sampled[:40], sampled[40:80]):

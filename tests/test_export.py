@@ -348,6 +348,12 @@ def test_onnx_gives_the_same_for_any_batch(space, task, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_onnx_refuses_a_folder_before_it_exports(tmp_path):
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ValueError, match="file=.*: is a folder; pass a file"):
+        export.onnx(model_of(), tmp_path)
+
+
 @pytest.mark.slow
 def test_torch_export_gives_the_same():
     model, x = model_of(), torch.randn(2, 3, 32, 32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unnas import registry, spaces, tasks
-from unnas.spaces import SPACES, Space, darts, setting_of
+from unnas.spaces import SPACES, Space, darts, nasbench101, nasbench201, setting_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,29 @@ def test_a_built_in_space_does_what_the_study_asks(name):
         ("NAS-Bench-101", "nasbench101"),
         ("NAS-Bench-201", "nasbench101"),
     }
+
+
+@pytest.mark.parametrize("name", ["darts", "nasbench101", "nasbench201"])
+def test_a_name_in_place_of_a_task_is_refused(name):
+    space, size = SPACES[name], dict(stem="cifar", width=4, depth=3, auxiliary=False, drop_path=0.0)
+    (architecture,) = space.sample(1, 0)
+    for task, call in (("col", "'col'"), (None, "'rot'"), (tasks.rotation, "'rot'")):
+        with pytest.raises(ValueError, match=rf"task=.*: is no task; .*tasks.get\({call}\)"):
+            space.build(architecture, task, **size)
+
+
+@pytest.mark.parametrize("module", [nasbench101, nasbench201], ids=lambda module: module.__name__)
+def test_a_dictionary_in_place_of_a_cell_is_refused(module):
+    (cell,) = module.sample(1, 0)
+    calls = [
+        module.plot,
+        lambda given: module.build(given, tasks.rotation(), stem="cifar", width=4),
+    ]
+    if module is nasbench201:
+        calls += [lambda given: module.similarity(cell, given)]
+    for call in calls:
+        with pytest.raises(ValueError, match="cell={.*: must be a Cell; make one with Cell"):
+            call(cell.to_dict())
 
 
 def test_three_functions_are_a_space():

@@ -111,6 +111,8 @@ def test_images_that_are_none_are_refused(tmp_path):
     for images in (tmp_path / "empty", []):
         with pytest.raises(ValueError, match="holds no image"):
             use.features(model, images)
+    with pytest.raises(ValueError, match="images: none of 1 .*empty: no file, but a folder"):
+        use.features(model, [tmp_path / "empty"])
     with pytest.raises(ValueError, match="images: an array of float64"):
         use.features(model, [np.zeros((4, 4, 3))])
 

@@ -363,12 +363,15 @@ def _check_folder(path: Path, num_classes: int | None) -> None:
 # %% ../nbs/41_export.ipynb #aa26b22f
 def onnx(model: Model, file: str | Path) -> Path:
     """Write `model` as ONNX, for any N: input `images` float (N, C, side, side), as `prepare` gives
-    them, and output `outputs`. Raises ImportError where onnx or onnxscript is not installed.
+    them, and output `outputs`. Raises ImportError where onnx or onnxscript is not installed, and
+    ValueError for a folder.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"{' and '.join(missing)}: not installed; run pip install unnas[export]")
     file, training, side = files.path_of(file), model.training, model.image_size
+    if file.is_dir():
+        raise ValueError(f"file={str(file)!r}: is a folder; pass a file, such as model.onnx in it")
     example = torch.zeros(2, model.task.in_channels, side, side)
     with kernels.plain(), files.written_whole(file) as new:
         torch.onnx.export(

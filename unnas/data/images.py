@@ -165,12 +165,13 @@ def to_rgb(image: Image.Image, ranges: _Ranges | None = None) -> Image.Image:
     return image.convert("RGB")
 
 # %% ../../nbs/08_data.images.ipynb #e89a2a01
-# reading from a pipe would wait for ever
-_NO_FILE = "no file, but a pipe, a socket or a device"
-
-# %% ../../nbs/08_data.images.ipynb #a0c20f2b
-def _is_no_file(path: str | Path) -> bool:
-    return os.path.exists(path) and not os.path.isfile(path)
+def _no_file(path: str | Path) -> str:
+    """What there is at a path in place of a file; empty for a file, and for nothing. Reading from a
+    pipe would wait for ever.
+    """
+    if not os.path.exists(path) or os.path.isfile(path):
+        return ""
+    return f"no file, but {'a folder' if os.path.isdir(path) else 'a pipe, a socket or a device'}"
 
 # %% ../../nbs/08_data.images.ipynb #2c8f9574
 def read_image(path: str | Path, ranges: _Ranges | None = None) -> Image.Image:
@@ -181,8 +182,8 @@ def read_image(path: str | Path, ranges: _Ranges | None = None) -> Image.Image:
     read.
     """
     path = path_of(path)
-    if _is_no_file(path):
-        raise OSError(f"{path}: {_NO_FILE}")
+    if found := _no_file(path):
+        raise OSError(f"{path}: {found}")
     with Image.open(path) as image:
         return to_rgb(image, ranges)
 
@@ -413,8 +414,8 @@ def read_map(path: str | Path, size: tuple[int, int]) -> Image.Image:
     Raises ValueError for a file that is broken, of another size, or no label map.
     """
     try:
-        if _is_no_file(path):
-            raise OSError(_NO_FILE)
+        if found := _no_file(path):
+            raise OSError(found)
         with Image.open(path) as map:
             map.load()
     except Exception as error:  # decoders raise whatever they like on broken files
@@ -729,8 +730,8 @@ def has_images(folder: str | Path, deep: bool = True) -> bool:
 # %% ../../nbs/08_data.images.ipynb #74e6c106
 def _fault(file: str | Path | io.BytesIO) -> str | None:
     """What is wrong with an image file, or None if it can be decoded to its end."""
-    if isinstance(file, str | Path) and _is_no_file(file):
-        return _NO_FILE
+    if isinstance(file, str | Path) and (found := _no_file(file)):
+        return found
     try:
         with Image.open(file) as image:
             image.draft(None, (1, 1))
@@ -762,8 +763,8 @@ def _known(cached: Path) -> dict[bytes, bytes]:
 def _look(path: Path, check: Callable | None) -> tuple[bytes, str | None]:
     """The SHA-256 of a file's contents, and what is wrong with it."""
     try:
-        if _is_no_file(path):
-            return b"", _NO_FILE
+        if found := _no_file(path):
+            return b"", found
         content = path.read_bytes()
     except OSError as error:
         return b"", f"{type(error).__name__}: {error}"

@@ -32,7 +32,7 @@ from ..fast import cells as lanes
 from ..fast import kernels
 from ..files import check_at_least, check_name, check_number, check_seed, path_of
 from ..ops import OPS, STEMS, DropPath, FactorizedReduce, Unit, check_stem, operation
-from ..tasks import PooledLinear, apply_head, classification
+from ..tasks import PooledLinear, apply_head, check_task, classification
 
 # %% ../../nbs/18_spaces.darts.ipynb #19f5d2d5
 NODES = 4
@@ -424,6 +424,11 @@ def _of_file(source: str | Path) -> Genotype:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
+# %% ../../nbs/18_spaces.darts.ipynb #91d6a0c4
+def _genotype(given) -> Genotype:
+    """A genotype as it is, and that of anything else that `Genotype.from_dict` takes."""
+    return given if isinstance(given, Genotype) else Genotype.from_dict(given)
+
 # %% ../../nbs/18_spaces.darts.ipynb #409af8d4
 def graph(
     pairs: Sequence[tuple[str, int]], concat: Sequence[int]
@@ -438,7 +443,8 @@ def graph(
 
 # %% ../../nbs/18_spaces.darts.ipynb #d565c421
 def plot(genotype: Genotype) -> Figure:
-    """Draw the normal and the reduction cell of `genotype`."""
+    """Draw the normal and the reduction cell of `genotype`, or what `Genotype.from_dict` takes."""
+    genotype = _genotype(genotype)
     return plots.draw_cells(
         {
             "Normal cell": graph(genotype.normal, genotype.normal_concat),
@@ -630,8 +636,8 @@ def build(
     auxiliary: bool | str = False,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """The network of `genotype` for `task`: `depth` cells, `width` channels per node in the first
-    of them.
+    """The network of `genotype`, or what `Genotype.from_dict` takes, for `task`: `depth` cells,
+    `width` channels per node in the first of them.
 
     It maps inputs (N, C, H, W), or (N, tiles, C, h, w) for jigsaw, to the logits of the task; with
     `auxiliary=True` and in training mode to `(logits, auxiliary_logits)`; "published" has the
@@ -639,6 +645,8 @@ def build(
     "imagenet" (1/8 of it). Weights have PyTorch's default initialization. Raises
     ValueError for a parameter out of range. Paper, Sections 5.2 and 6.2.
     """
+    genotype = _genotype(genotype)
+    check_task(task)
     check_size(stem, width, depth)
     check_name("auxiliary", auxiliary, (False, True, "published"))
     check_number("drop_path", drop_path, 0, 1, below=True)
@@ -765,9 +773,9 @@ def _other_parameters() -> int:
 # %% ../../nbs/18_spaces.darts.ipynb #ef527052
 def cifar_parameters(genotype: Genotype) -> int:
     """Parameters of the network of `genotype` for CIFAR-10 (width 16, depth 20, 10 classes),
-    without building it.
+    without building it; or of what `Genotype.from_dict` takes.
     """
-    edges = _edge_parameters()
+    genotype, edges = _genotype(genotype), _edge_parameters()
     cells = enumerate((genotype.normal, genotype.reduce))
     return _other_parameters() + sum(
         edges[reduction, op, source < 2] for reduction, cell in cells for op, source in cell
@@ -814,11 +822,12 @@ def _triples(pairs: Sequence[tuple[str, int]], order: Sequence[int], operations:
 # %% ../../nbs/18_spaces.darts.ipynb #84f4a74a
 def similarity(a: Genotype, b: Genotype, *, operations: bool = True) -> float:
     """The share of their 16 (operation, input) pairs that two architectures have in common, from 0
-    to 1.
+    to 1. Both may be what `Genotype.from_dict` takes.
 
     Nodes are renumbered in each cell so that as many as possible agree. `operations=False` compares
     inputs only: where data flow, not what happens on the way.
     """
+    a, b = _genotype(a), _genotype(b)
     nodes, common = range(2, NODES + 2), 0
     for first, second in ((a.normal, b.normal), (a.reduce, b.reduce)):
         fixed = _triples(first, nodes, operations)

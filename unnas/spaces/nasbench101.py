@@ -32,7 +32,7 @@ from .. import files, plots
 from ..fast import gpu, kernels
 from ..fast.kernels import AsBuilt
 from .accuracies import no_table, published, read_text, runs_of
-from ..tasks import apply_head
+from ..tasks import apply_head, check_task
 
 # %% ../../nbs/20_spaces.nasbench101.ipynb #ebe4f386
 # in the order of the benchmark, which its hash depends on
@@ -221,11 +221,20 @@ class Cell:
         """
         return cls(*_read_configuration(path))
 
+# %% ../../nbs/20_spaces.nasbench101.ipynb #c38f5d12
+def _check_cell(cell: Cell) -> None:
+    """Raise ValueError for what is no cell."""
+    if not isinstance(cell, Cell):
+        raise ValueError(
+            f"cell={cell!r}: must be a Cell; make one with Cell(matrix, ops) or sample(n, seed)"
+        )
+
 # %% ../../nbs/20_spaces.nasbench101.ipynb #8f08bd00
 def plot(cell: Cell) -> Figure:
     """A drawing of the cell from input to output, titled with the first eight digits of its
     hash.
     """
+    _check_cell(cell)
     names = [op.removesuffix("-bn-relu") for op in cell.ops]
     kinds = [op if op in ("input", "output") else "op" for op in cell.ops]
     nodes = list(zip(range(len(names)), names, kinds))
@@ -483,10 +492,7 @@ def _check_width(cell: Cell, width: int) -> None:
     """Raise ValueError for what is no cell, and for a width that leaves a vertex without
     channels.
     """
-    if not isinstance(cell, Cell):
-        raise ValueError(
-            f"cell={cell!r}: must be a Cell; make one with Cell(matrix, ops) or sample(n, seed)"
-        )
+    _check_cell(cell)
     files.check_at_least("width", width, 1)
     feeding = sum(row[-1] for row in cell.matrix[1:])
     if width < feeding:
@@ -518,6 +524,7 @@ def build(
     leaves a vertex without channels or is odd with the ImageNet stem, for less than one stack or
     cell, and for a depth that the stacks cannot share.
     """
+    check_task(task)
     files.check_at_least("stacks", stacks, 1)
     if depth is not None:
         cells_per_stack = _shared(depth, stacks)

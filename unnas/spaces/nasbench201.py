@@ -24,6 +24,7 @@ from torch import nn
 from .. import files, ops, plots
 from .accuracies import no_table, published, read_text, runs_of
 from .nasbench101 import Network
+from ..tasks import check_task
 
 # %% ../../nbs/21_spaces.nasbench201.ipynb #d7735258
 # in the order of the benchmark
@@ -154,9 +155,18 @@ class Cell:
         """
         return _topology(self.ops)
 
+# %% ../../nbs/21_spaces.nasbench201.ipynb #e07b4c6d
+def _check_cell(cell: Cell) -> None:
+    """Raise ValueError for what is no cell."""
+    if not isinstance(cell, Cell):
+        raise ValueError(
+            f"cell={cell!r}: must be a Cell; make one with Cell.parse(text) or sample(n, seed)"
+        )
+
 # %% ../../nbs/21_spaces.nasbench201.ipynb #6937fe2d
 def graph(cell: Cell) -> tuple[list[tuple], list[tuple]]:
     """The nodes and edges of a cell, as `plots.draw_cells` takes them."""
+    _check_cell(cell)
     nodes = [(0, "input", "input"), (1, "1", "state"), (2, "2", "state"), (3, "output", "output")]
     edges = [(source, node, op.removeprefix("nor_")) for op, (node, source) in zip(cell.ops, EDGES)]
     return nodes, edges
@@ -189,6 +199,8 @@ def sample(n: int, seed: int) -> list[Cell]:
 # %% ../../nbs/21_spaces.nasbench201.ipynb #c715089e
 def similarity(a: Cell, b: Cell) -> float:
     """The share of their six edges on which two cells have the same operation, from 0 to 1."""
+    for cell in (a, b):
+        _check_cell(cell)
     return sum(first == second for first, second in zip(a.ops, b.ops)) / len(EDGES)
 
 # %% ../../nbs/21_spaces.nasbench201.ipynb #9c336de4
@@ -276,6 +288,7 @@ def skeleton(
     """A network for `task` of `depth` cells, which `make_cell` makes for a number of channels; see
     `build`.
     """
+    check_task(task)
     files.check_at_least("width", width, 1)
     files.check_at_least("depth", depth, 1)
     if depth % STAGES:
@@ -310,10 +323,7 @@ def build(
     `drop_path` are options of the DARTS space; here both must be off. Raises ValueError for a
     parameter out of range, and for a depth that the stages cannot share.
     """
-    if not isinstance(cell, Cell):
-        raise ValueError(
-            f"cell={cell!r}: must be a Cell; make one with Cell.parse(text) or sample(n, seed)"
-        )
+    _check_cell(cell)
     if auxiliary or drop_path:
         raise ValueError(
             "auxiliary_weight, drop_path: networks of NAS-Bench-201 have neither; set both to 0"

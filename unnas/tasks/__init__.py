@@ -7,10 +7,10 @@ __all__ = ['PooledLinear', 'Accuracy', 'Task', 'classification', 'rotation', 'up
            'colorization', 'JigsawHead', 'jigsaw', 'SegmentationHead', 'intersection_over_union', 'MeanIoU',
            'segmentation', 'splitmix64', 'pixel_hash', 'random_labels', 'pixel_order', 'shuffled_pixels',
            'ProjectionHead', 'contrastive', 'ExplainedVariance', 'RegressionHead', 'Regression', 'draw_patches',
-           'masked', 'synthetic_signals', 'names', 'register', 'factory_of', 'get', 'class_of', 'labels_of', 'Style',
-           'STYLES', 'style_named', 'check_images', 'draw', 'draw_alpha', 'toss', 'prepare', 'to_float', 'flip', 'crop',
-           'light_', 'gray_', 'normalize_', 'rgb_to_lab', 'color_bins', 'nearest_bin', 'permutations', 'order_of',
-           'shuffle', 'cut_tiles', 'standardize']
+           'masked', 'synthetic_signals', 'names', 'register', 'factory_of', 'get', 'check_task', 'class_of',
+           'labels_of', 'Style', 'STYLES', 'style_named', 'check_images', 'draw', 'draw_alpha', 'toss', 'prepare',
+           'to_float', 'flip', 'crop', 'light_', 'gray_', 'normalize_', 'rgb_to_lab', 'color_bins', 'nearest_bin',
+           'permutations', 'order_of', 'shuffle', 'cut_tiles', 'standardize']
 
 # %% ../../nbs/17_tasks.ipynb #5fe135c3
 import math
@@ -878,6 +878,13 @@ def get(name: str, style: str | Style = "cifar", **options) -> Task:
     `labels_of` the task is not False. Raises ValueError for an unknown name.
     """
     return factory_of(name)(style=style, **options)
+
+# %% ../../nbs/17_tasks.ipynb #5e2b8f03
+def check_task(task) -> None:
+    """Raise ValueError for what is no task: its name, or its class."""
+    if isinstance(task, type) or not hasattr(task, "head"):
+        name = task if isinstance(task, str) else "rot"
+        raise ValueError(f"task={task!r}: is no task; pass one, such as tasks.get({name!r})")
 
 # %% ../../nbs/17_tasks.ipynb #7709cb5e
 def class_of(name: str) -> type[Task]:
