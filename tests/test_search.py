@@ -514,8 +514,8 @@ def test_a_finished_search_goes_on_from_its_end_and_no_other_search_does(tmp_pat
     images = data.load("synthetic-objects", num_images=60, image_size=16).unlabeled()
     recipe = search.SearchRecipe(2, 8, 0.05, held_out=0.1)
 
-    def start(recipe=recipe, width=4, **options):
-        torch.manual_seed(0)
+    def start(recipe=recipe, width=4, weights=0, **options):
+        torch.manual_seed(weights)
         supernet = search.Supernet(task, stem="cifar", width=width, depth=3)
         return search.fit(supernet, task, images, recipe, checkpoint=path, **options), supernet
 
@@ -524,7 +524,7 @@ def test_a_finished_search_goes_on_from_its_end_and_no_other_search_does(tmp_pat
     assert first.tables == again.tables and again.steps == first.steps
     assert torch.load(path, weights_only=True)["history"]["steps"] == first.steps
     assert found.genotype() == same.genotype()
-    changes = [dict(seed=7), dict(width=8), dict(recipe=replace(recipe, epochs=3))]
+    changes = [dict(seed=7), dict(width=8), dict(weights=1), dict(recipe=replace(recipe, epochs=3))]
     changes += [dict(recipe=replace(recipe, **{name: 1.0})) for name in ("lr", "alpha_lr")]
     for change in changes:
         with pytest.raises(ValueError, match=r"checkpoint=.*belongs to another run"):

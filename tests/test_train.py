@@ -403,9 +403,15 @@ def other_start(change):
                 if isinstance(edge, torch.nn.MaxPool2d):
                     pool = torch.nn.AvgPool2d(3, edge.stride, 1, count_include_pad=False)
                     cell.edges[place] = pool
-    if change == "task":
-        given["task"] = tasks.jigsaw(2)
+    if change in ("task", "colors"):
+        given["task"] = tasks.jigsaw(2, normalize=change == "colors")
         given["network"] = network(given["task"])
+    if change == "style":
+        given["task"] = tasks.rotation("imagenet")
+    if change == "weights":
+        given["network"].head.linear.bias.data += 1
+    if change == "frozen":
+        given["network"].head.requires_grad_(False)
     return given
 
 
@@ -426,9 +432,13 @@ def test_a_finished_run_goes_on_from_its_end_and_no_other_run_does(tmp_path):
     first = start(tmp_path / "run.pt")
     again = start(tmp_path / "run.pt")
     assert (first.loss, first.score) == (again.loss, again.score) and len(again.loss) == 3
-    for change in ("network", "seed", "epochs", "rate", "images", "pools", "task"):
+    others = ["network", "seed", "epochs", "rate", "images", "pools", "task"]
+    for change in (*others, "style", "weights", "frozen"):
         with pytest.raises(ValueError, match=r"checkpoint=.*belongs to another run"):
             start(tmp_path / "run.pt", change)
+    start(tmp_path / "jigsaw.pt", "task")
+    with pytest.raises(ValueError, match=r"checkpoint=.*belongs to another run"):
+        start(tmp_path / "jigsaw.pt", "colors")
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -18,7 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -595,14 +595,24 @@ def _continue(run: _Run, state: dict) -> History:
 
 # %% ../nbs/23_train.ipynb #ed362589
 def _settings_of(part) -> dict:
-    """The numbers, texts and lists of a task or module; without how far a training is."""
+    """The numbers, texts, lists and dataclasses of a task or module; without how far a training
+    is.
+    """
     return {
         name: value
         for name, value in vars(part).items()
-        if isinstance(value, bool | int | float | str | tuple | list)
+        if (isinstance(value, bool | int | float | str | tuple | list) or is_dataclass(value))
         and name[0] != "_"
         and name not in ("training", "progress")
     }
+
+# %% ../nbs/23_train.ipynb #179623e1
+def _weights_of(network: nn.Module) -> str:
+    """SHA-256 (hex) of all weights and statistics, and of which weights are trained."""
+    digest = hashlib.sha256(repr([p.requires_grad for p in network.parameters()]).encode())
+    for value in network.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 # %% ../nbs/23_train.ipynb #17137953
 def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed: int) -> str:
@@ -614,8 +624,8 @@ def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed:
         for part in datasets
     ]
     kinds = [type(part).__qualname__ for part in (task, *network.modules())]
-    everything = task.name, kinds, shapes, settings, images, repr(recipe), int(seed)
-    return hashlib.sha256(repr(everything).encode()).hexdigest()
+    run = shapes, _weights_of(network), settings, images, repr(recipe), int(seed)
+    return hashlib.sha256(repr((task.name, kinds, *run)).encode()).hexdigest()
 
 # %% ../nbs/23_train.ipynb #0e54cee2
 def check_labels(task, train_data) -> None:
@@ -712,10 +722,11 @@ def fit(
     """Train `network` (in place) for `task` by `recipe`, and test it after each epoch.
 
     `checkpoint` is a file to continue from and to save to, at the end as well; `identity` tells the
-    runs apart, by default all that decides the result, so a longer schedule is another run.
-    `decoders` processes decode images where the data are files. `on_epoch(epochs_done, history)` is
-    called after each epoch. Raises ValueError for a batch larger than the data, for data that
-    cannot serve the task, for weights that are not float32, and for the checkpoint of another run.
+    runs apart, by default all that decides the result: a longer schedule is another run, and so is
+    a network with other weights at the start. `decoders` processes decode images where the data are
+    files. `on_epoch(epochs_done, history)` is called after each epoch. Raises
+    ValueError for a batch larger than the data, for data that cannot serve the task, for weights
+    that are not float32, and for the checkpoint of another run.
     """
     check_data(task, train_data, recipe)
     check_labels(task, test_data)

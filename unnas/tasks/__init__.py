@@ -361,8 +361,9 @@ class jigsaw(Task):
         super().__init__(style)
         self.grid = self.style.grid if grid is None else grid
         self.num_outputs = len(permutations(self.grid))
+        self.normalize = self.style.normalize_jigsaw if normalize is None else normalize
         self._colors = self.style
-        if not (self.style.normalize_jigsaw if normalize is None else normalize):
+        if not self.normalize:
             self._colors = replace(self.style, mean=(0.0,) * 3, std=(1.0,) * 3, lighting=0.0)
 
     def batch(self, images, labels, train, generator):
