@@ -59,6 +59,14 @@ def test_a_look_counts_what_is_there(tmp_path):
     assert seen.short_side == 40 and "Not enough" in str(seen)
 
 
+def test_a_look_at_one_image_says_so(tmp_path):
+    (tmp_path / "torn.jpg").touch()
+    assert "1 image, opened.\n1 cannot be read" in str(own.look(tmp_path))
+    photo(0).save(tmp_path / "torn.jpg")
+    said = str(own.look(tmp_path))
+    assert "1 image, opened (1 JPEG)." in said and "Not enough: 1 different image," in said
+
+
 def test_few_of_many_are_opened_and_judged_by(photos):
     seen = own.look(photos, most=20)
     assert len(seen.seen) == 20 and seen.usable == 110 and "20 of them opened" in str(seen)
@@ -74,6 +82,18 @@ def test_a_picture_is_never_in_both_splits(photos, tmp_path):
     assert left_out == {"there again": 110} and len(kept) == 110
     assert len([path for path in kept if path.parent.name == "test"]) == 22
     assert {min(Image.open(path).size) for path in kept} == {32}
+
+
+def test_copies_that_were_cut_short_are_made_anew_and_other_folders_are_left(photos, tmp_path):
+    more, made = fill(tmp_path / "more", 120), tmp_path / "copies"
+    own.make_copies(own.look(more), made, image_size=16, count=500)
+    made.with_suffix(".csv").unlink()  # as where it ended before its table was written
+    own.make_copies(own.look(photos), made, image_size=16, count=500)
+    assert [len([*(made / split).iterdir()]) for split in ("train", "test")] == [88, 22]
+    theirs = fill(tmp_path / "theirs" / "train", 2)
+    with pytest.raises(ValueError, match="has a folder train that is not of a search"):
+        own.make_copies(own.look(photos), theirs.parent, image_size=16, count=500)
+    assert len([*theirs.iterdir()]) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ __all__ = ['MIN_IMAGES', 'FEW_IMAGES', 'TEST_SHARE', 'MAX_TEST', 'Seen', 'Look',
 import csv
 import io
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +154,11 @@ def _square(picture: Image.Image, side: int = 96) -> np.ndarray:
     box = (left, top, left + short, top + short)
     return np.asarray(picture.resize((side, side), Image.Resampling.BOX, box)).transpose(2, 0, 1)
 
+# %% ../../nbs/43_own.looks.ipynb #064d006b
+def _images(count: int, kind: str = "") -> str:
+    """So many images, in words."""
+    return f"{count:,} {kind}image{'' if count == 1 else 's'}"
+
 # %% ../../nbs/43_own.looks.ipynb #6ec57cc1
 def _described(look: Look) -> Iterator[str]:
     """The sentences of a look."""
@@ -160,7 +166,8 @@ def _described(look: Look) -> Iterator[str]:
     formats = Counter(seen.format for seen in fine)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in formats.most_common())
     all_or_some = "all opened" if opened == len(look.files) else f"{opened:,} of them opened"
-    yield f"{look.folder}: {len(look.files):,} images, {all_or_some} ({kinds})."
+    how = "opened" if len(look.files) == 1 else all_or_some
+    yield f"{look.folder}: {_images(len(look.files))}, {how}{kinds and f' ({kinds})'}."
     if fine:
         widths, heights = ([getattr(s, side) for s in fine] for side in ("width", "height"))
         yield (
@@ -190,8 +197,8 @@ def _enough(look: Look) -> str:
     """Whether the images are enough, in a sentence."""
     if look.usable < MIN_IMAGES:
         return (
-            f"Not enough: {look.usable:,} different images, and {MIN_IMAGES} are the least, because"
-            " a fifth of them must say whether the task was learned."
+            f"Not enough: {_images(look.usable, 'different ')}, and {MIN_IMAGES} are the least,"
+            " because a fifth of them must say whether the task was learned."
         )
     if look.usable < FEW_IMAGES:
         error = 50 / np.sqrt(look.usable / 5)
@@ -251,6 +258,21 @@ def _different(copies: Sequence[tuple[str, Seen]], left_out: Counter) -> set[str
     left_out["there again"] = int(repeated.sum())
     return {name for (name, _), again in zip(fine, repeated) if not again}
 
+# %% ../../nbs/43_own.looks.ipynb #8ceb7678
+def _emptied(destination: Path) -> None:
+    """Make the folders of the copies; what was cut short there is removed, and nothing else."""
+    begun = destination / ".begun"
+    for folder in (destination / "train", destination / "test"):
+        if folder.is_dir() and begun.is_file():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(
+                f"destination={str(destination)!r}: has a folder {folder.name} that is not of a"
+                " search; name another folder, or remove it"
+            )
+    begun.touch()
+
 # %% ../../nbs/43_own.looks.ipynb #25a6fccd
 def make_copies(
     look: Look, destination: str | Path, *, image_size: int, count: int, seed: int = 0
@@ -259,16 +281,16 @@ def make_copies(
     see `image_size` pixels a side: JPEG in `destination`/train and /test; the table
     `destination`.csv says which is which. Returns the number of what was left out, by its kind.
 
-    What is there already is kept: copies that were cut short are made anew, and whole ones are
-    read. Raises ValueError where fewer than `MIN_IMAGES` different images are left.
+    Copies that are there already are read, and made anew where they were cut short. Raises
+    ValueError for folders of these names with something else, and where fewer than `MIN_IMAGES`
+    different images are left.
     """
     destination = path_of(destination)
     table = destination.with_suffix(".csv")
     if table.is_file():
         return _read_left_out(table)
     order = generator(seed).permutation(len(look.files))[:count].tolist()
-    for split in ("train", "test"):
-        (destination / split).mkdir(parents=True, exist_ok=True)
+    _emptied(destination)
     ranges, left_out = deep_ranges([(look.folder, look.files)]), Counter()
     jobs = [
         (look.files[index][0], destination / "train" / f"{number:06}.jpg")
