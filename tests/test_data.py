@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -254,6 +255,18 @@ def test_a_folder_of_deep_pictures_has_one_range_for_both_splits_and_says_so(tmp
     with pytest.warns(UserWarning, match="0 to 20000"):
         changed = data.load("imagefolder", "test", root=tmp_path / "d", image_size=40)
     assert changed.fingerprint != before  # its files are the same, but not what is shown
+
+
+def test_a_range_is_not_kept_where_the_system_gave_no_file(tmp_path, monkeypatch):
+    def busy(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    Image.fromarray(RAMP.astype(np.uint16) * 4).save(tmp_path / "a.png")
+    folders = [(tmp_path, image_files.list_images(tmp_path))]
+    with monkeypatch.context() as moment:
+        moment.setattr(Image, "open", busy)
+        assert image_files.deep_ranges(folders) == {}
+    assert image_files.deep_ranges(folders) == {"16 bits": (0, 936)}
 
 
 def test_pictures_of_8_bits_have_no_range(tmp_path):

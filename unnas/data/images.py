@@ -35,7 +35,6 @@ from PIL import Image, ImageFile, ImageOps
 
 from unnas.files import (
     cache_folder,
-    cached,
     check_at_least,
     first_names,
     how_it_ended,
@@ -866,7 +865,9 @@ _DEEP = frozenset(".png .tif .tiff .pgm .ppm .pnm .jp2 .j2k .jpc .jpf .jpx .j2c"
 
 # %% ../../nbs/08_data.images.ipynb #9d0f0b22
 def _range_of(path: Path) -> tuple[str, float, float] | None:
-    """The kind of a picture of more than 8 bits, and the range that it uses; None for others."""
+    """The kind of a picture of more than 8 bits, and the range that it uses; None for others.
+    Raises OSError where the system does not give the file.
+    """
     try:
         if not path.is_file():
             return None
@@ -876,7 +877,9 @@ def _range_of(path: Path) -> tuple[str, float, float] | None:
                 return None
             kind, values = _values(ImageOps.exif_transpose(image), low)
             return kind, *_used(values, missing)
-    except Exception:
+    except Exception as error:
+        if getattr(error, "errno", None):  # as where too many files are open
+            raise
         return None  # unreadable ones are left out elsewhere
 
 # %% ../../nbs/08_data.images.ipynb #e3a8b6f7
@@ -884,7 +887,8 @@ def deep_ranges(
     folders: Iterable[tuple[Path, list[tuple[str, str]]]], cache: str | Path | None = None
 ) -> _Ranges:
     """The range used by the pictures of more than 8 bits in some folders, each with its files as
-    `list_images` gives them: `{kind: (least, largest value)}`, empty where all have 8 bits.
+    `list_images` gives them: `{kind: (least, largest value)}`, empty where all have 8 bits. It is
+    kept for the next time, unless the system did not give a file.
     """
     files = [
         (folder.resolve() / path, stamp)
@@ -894,17 +898,24 @@ def deep_ranges(
     ]
     if not files:
         return {}
+    not_given = []
 
-    def look():
+    def look(path):
+        try:
+            return _range_of(path)
+        except OSError:
+            not_given.append(path)
+
+    kept = cache_folder(cache) / f"ranges-{short_hash(f'{_conditions()} {files}')}.npz"
+    if (ranges := read_cache(kept)) is None:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            found = list(filter(None, threads.map(_range_of, [path for path, _ in files])))
-        return {
+            found = list(filter(None, threads.map(look, [path for path, _ in files])))
+        ranges = {
             kind: np.array(_range([used for other, *used in found if other == kind], kind))
             for kind in sorted({kind for kind, *_ in found})
         }
-
-    key = short_hash(f"{_conditions()} {files}")
-    ranges = cached(cache_folder(cache) / f"ranges-{key}.npz", look)
+        if not not_given:
+            write_cache(kept, ranges)
     return {kind: tuple(map(float, limits)) for kind, limits in ranges.items()}
 
 # %% ../../nbs/08_data.images.ipynb #bc12b533
