@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import papermill
@@ -11,7 +12,7 @@ from PIL import Image
 
 import unnas
 from tools.readme import ROOT
-from unnas import own, verdict
+from unnas import complexity, own, verdict
 from unnas.own import looks, schedules
 from unnas.spaces import darts
 
@@ -137,14 +138,17 @@ def test_a_budget_bounds_each_network_and_one_too_small_is_named(photos, tmp_pat
     plan = schedules.schedule_for(40, given(budget="3M multiply-adds", **TINY), workers=1)
     (genotype,) = darts.sample(1, seed=0)
     width = plan.width(genotype, "rot")
-    sizes = [
-        darts.MEASURES["flops"](
-            darts.build(genotype, schedules._task("rot"), stem="cifar", width=w, depth=5),
-            (3, 16, 16),
-        )
+    networks = [
+        darts.build(genotype, schedules._task("rot"), stem="cifar", width=w, depth=5)
         for w in (width, width + 2)
     ]
+    sizes = [complexity.count(network, (3, 16, 16))[0] for network in networks]
     assert sizes[0] <= 3e6 < sizes[1]
+    exact = replace(plan, budget=sizes[0])
+    assert exact.width(genotype, "rot") == width
+    assert complexity.paper_flops(networks[0], (3, 16, 16)) > sizes[0]
+    # as in a search that began with an earlier version
+    assert replace(exact, measure="flops").width(genotype, "rot") < width
     small = dict(method="random", budget="100 parameters", folder=tmp_path / "kept")
     with pytest.raises(ValueError, match="budget='100 parameters': too small"):
         unnas.find(photos, **TINY, **small)

@@ -165,7 +165,7 @@ def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule
 # %% ../../nbs/45_own.ipynb #608ceb5e
 def _in_words(schedule: Schedule, settings: dict, images: int, held_out: int) -> str:
     """What will be done, in a sentence."""
-    size = {"flops": "multiply-adds", "parameters": "parameters"}[schedule.measure]
+    size = {"flops": "FLOPs as the paper counts them"}.get(schedule.measure, schedule.measure)
     first = (
         f"{SEARCHES} searches of {schedule.search_steps:,} steps, then {SEEDS} trainings of what"
         f" was found and {schedule.architectures} of random architectures"

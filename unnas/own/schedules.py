@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import search, tasks
+from .. import complexity, search, tasks
 from .looks import FEW_IMAGES, TEST_SHARE
 from ..spaces import darts
 from ..study.plans import seconds_of
@@ -38,8 +38,8 @@ WIDTH = 12
 
 # %% ../../nbs/44_own.schedules.ipynb #48b0d50c
 def read_budget(budget: str | None) -> tuple[float, str] | None:
-    """A budget as (number, "flops" or "parameters"), of a text such as "20M multiply-adds" or
-    "500,000 parameters"; None for None. Raises ValueError for any other.
+    """A budget as (number, "multiply-adds" or "parameters"), of a text such as "20M multiply-adds"
+    or "500,000 parameters"; None for None. Raises ValueError for any other.
     """
     if budget is None:
         return None
@@ -47,17 +47,20 @@ def read_budget(budget: str | None) -> tuple[float, str] | None:
     if unit[:2] in ("k ", "m ", "g "):  # "20 M parameters"
         number, unit = number + unit[0], unit[2:]
     scale = {"k": 1e3, "m": 1e6, "g": 1e9}.get(number[-1:], 1)
-    measure = {"multiply-adds": "flops", "parameters": "parameters"}.get(unit.strip())
+    measure = unit.strip()
     try:
         value = float(number.rstrip("kmg")) * scale
     except ValueError:
         value = math.nan
-    if measure is None or not 0 < value < math.inf:
+    if measure not in ("multiply-adds", "parameters") or not 0 < value < math.inf:
         raise ValueError(
             f"budget={budget!r}: must be a number of multiply-adds or parameters, such as"
             " '20M multiply-adds' or '0.5M parameters'"
         )
     return value, measure
+
+# %% ../../nbs/44_own.schedules.ipynb #633c4c5b
+darts.MEASURES["multiply-adds"] = lambda network, shape: complexity.count(network, shape)[0]
 
 # %% ../../nbs/44_own.schedules.ipynb #7008a93a
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class Schedule:
     images, `steps` of a training and `search_steps` of a search, the number of random
     `architectures`, and the number of `images` that are used, at most.
 
-    Networks have `stem` and `depth`, and lie within `budget`, of "flops" or "parameters" by
-    `measure`. `seconds` is an estimate for the whole on this machine, None where all was given.
+    Networks have `stem` and `depth`, and lie within `budget`, of "multiply-adds", "parameters" or
+    "flops" (as the paper counts them) by `measure`. `seconds` is an estimate for the whole on this
+    machine, None where all was given.
     """
 
     image_size: int
@@ -120,7 +124,7 @@ def _input_shape(task: tasks.Task, side: int) -> tuple[int, ...]:
 
 # %% ../../nbs/44_own.schedules.ipynb #76ffa2a9
 def _usual_budget(task: tasks.Task, side: int) -> float:
-    """The multiply-adds of the median of 7 random architectures of width `WIDTH`."""
+    """The FLOPs of the median of 7 random architectures of width `WIDTH`."""
     stem, depth = _shape(side)
     counts = [
         darts.MEASURES["flops"](
