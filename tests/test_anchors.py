@@ -248,12 +248,15 @@ def test_small_samples_are_random_ones_without_replacement():
         stats.small_samples(x, y, 1)
 
 
-@pytest.mark.parametrize("share, number", [(0.1, 1), (0.3, 3), (0.35, 4), (0.5, 5), (1, 10)])
+@pytest.mark.parametrize(
+    "share, number", [(1e-12, 1), (0.1, 1), (0.3, 3), (0.35, 4), (0.5, 5), (1, 10)]
+)
 def test_a_share_of_the_best_is_rounded_up(share, number):
     x = np.arange(10.0)
     found = stats.spearman_of_best(x, np.r_[x[:6], x[6:][::-1]], share)
     assert found.n == number
     assert number < 2 or number > 4 or found.value == pytest.approx(-1)
+    assert number < 10 or found == stats.spearman(x, np.r_[x[:6], x[6:][::-1]])
     for wrong in (0, 1.1, -0.5):
         with pytest.raises(ValueError, match="share="):
             stats.spearman_of_best(x, x, wrong)

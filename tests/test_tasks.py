@@ -1080,6 +1080,10 @@ def test_colorization_scores_every_pixel():
     assert task.loss(outputs, targets).item() == pytest.approx((3 * right + wrong) / 4)
 
 
+def test_a_constant_answer_where_all_is_void_is_not_a_number():
+    assert np.isnan(tasks.segmentation(19).constant([torch.full((1, 4, 4), tasks.VOID)]))
+
+
 def test_chance():
     assert [tasks.get(name).chance for name in LABEL_FREE] == [25, None, 100 / 24]
     assert tasks.classification(10).chance == 10 and tasks.jigsaw(3).chance == 0.1

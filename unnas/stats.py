@@ -13,7 +13,7 @@ __all__ = ['MINIMUM_FOR_INTERVAL', 'dense_ranks', 'rank_correlation', 'Correlati
 # %% ../nbs/02_stats.ipynb #fdf583e8
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -372,12 +372,11 @@ def spearman_of_best(
     x, y, dropped = _finite_pairs(x, y)
     if len(x) < 2:
         return _without_interval(np.nan, len(x), dropped, _undefined(x, y))
-    best = x >= np.sort(x)[-math.ceil(share * len(x) - 1e-9)]
+    best = x >= np.sort(x)[-max(1, math.ceil(share * len(x) - 1e-9))]
     if best.sum() < 2:
         reason = "only 1 architecture among the best"
         return _without_interval(np.nan, int(best.sum()), dropped, reason)
-    half = spearman(x[best], y[best], **options)
-    return Correlation(half.value, half.low, half.high, half.n, dropped, half.reason)
+    return replace(spearman(x[best], y[best], **options), dropped=dropped)
 
 # %% ../nbs/02_stats.ipynb #2df79b87
 def spearman_better_half(x: Sequence[float], y: Sequence[float], **options) -> Correlation:

@@ -108,13 +108,14 @@ def _as_rows(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 # %% ../../nbs/17_tasks.ipynb #054bbd75
 def _most_common(targets: Iterable[Tensor], num_classes: int) -> tuple[float, int]:
     """The share of the most common class in batches of `targets`, in %, without void, and how many
-    classes occur.
+    classes occur; NaN and 0 where all is void.
     """
     counts = torch.zeros(max(num_classes, VOID + 1), dtype=torch.int64)
     for batch in targets:
         counts += torch.bincount(batch.flatten(), minlength=len(counts))
     counts = counts[:num_classes]
-    return 100 * counts.max().item() / counts.sum().item(), (counts > 0).sum().item()
+    share = 100 * counts.max().item() / counts.sum().item() if counts.any() else math.nan
+    return share, (counts > 0).sum().item()
 
 # %% ../../nbs/17_tasks.ipynb #5d108f7d
 class Task:
@@ -546,9 +547,9 @@ class segmentation(Task):
         return MeanIoU(self.num_outputs)
 
     def constant(self, targets):
-        """One class everywhere: it has its share as IoU, the others 0."""
+        """One class everywhere: it has its share as IoU, the others 0. NaN where all is void."""
         share, classes = _most_common(targets, self.num_outputs)
-        return share / classes
+        return share / max(1, classes)
 
 # %% ../../nbs/17_tasks.ipynb #e8678b93
 @cache
