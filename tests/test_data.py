@@ -1542,6 +1542,21 @@ def test_cifar_without_files_or_network(tmp_path, monkeypatch):
         data.load("cifar10", root=tmp_path / "empty")
 
 
+def test_cifar_that_another_process_has_downloaded_meanwhile_is_read(tmp_path, monkeypatch):
+    class Slower:
+        """A download during which another one has ended."""
+
+        url, filename = "nowhere", "archive"
+
+        def __init__(self, folder, download):
+            for place in (Path(folder), tmp_path):
+                cifar_files(place / "cifar-10-batches-py")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Slower)
+    with pytest.warns(UserWarning, match="100 images for train"):
+        data.load("cifar10", root=tmp_path)
+
+
 def cifar_files(folder, suffix="", count=20):
     """The official files of a small CIFAR-10, for Python or (.bin) for C; the images by name."""
     folder.mkdir(parents=True)

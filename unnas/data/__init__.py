@@ -324,10 +324,10 @@ class Dataset(_Viewed):
 
         In a view `with_maps()` the label maps, uint8 `(B, H, W)`, are in the place of the labels.
 
-        `decoders` is the number of decoding processes. `shard=(rank, world)` gives each process its
-        slice of every batch of `batch_size`; where the last batch is smaller than `world`, some
-        slices are empty, so that all processes count the same number of batches. `start` leaves out
-        as many batches.
+        `decoders` is the number of processes that decode files; images in memory need none.
+        `shard=(rank, world)` gives each process its slice of every batch of `batch_size`; where the
+        last batch is smaller than `world`, some slices are empty, so that all processes count the
+        same number of batches. `start` leaves out as many batches.
         """
         check_at_least("decoders", decoders, 0)
         check_at_least("start", start, 0)
@@ -503,7 +503,7 @@ class FolderImages(Dataset):
     @property
     def paths(self) -> list[str]:
         """The files of this data set, in order."""
-        return [str(self.folder / self.files[index][0]) for index in self.indices]
+        return [str(self.folder / self.files[index][0]) for index in self.indices.tolist()]
 
     def whole(self):
         """The same images, uncropped and at their own size; `whole().resized(n)` brings the short
@@ -534,7 +534,7 @@ class FolderImages(Dataset):
 
 # %% ../../nbs/10_data.ipynb #e2d9d3e7
 def _listing(files: list[tuple[str, str]], indices: torch.Tensor) -> str:
-    return "\n".join(files[index][1] for index in indices)
+    return "\n".join(files[index][1] for index in indices.tolist())
 
 # %% ../../nbs/10_data.ipynb #48562e14
 def _stretched(ranges: dict[str, tuple[float, float]]) -> list[str]:
@@ -1010,6 +1010,8 @@ def _download_cifar(root: Path) -> None:
             root.mkdir(exist_ok=True)
             os.replace(Path(folder) / "cifar-10-batches-py", root / "cifar-10-batches-py")
     except Exception as error:
+        if _cifar_layout(root) is not None:  # another process was faster
+            return
         # no network, a proxy, a broken archive, a folder that cannot be written
         raise FileNotFoundError(
             f"root={root}: holds no CIFAR-10 and the download failed ({error}); put {tarball}"
