@@ -234,7 +234,7 @@ def test_long_table_is_left_to_its_link(tmp_path):
 
 @pytest.mark.slow
 def test_what_needs_a_gpu_goes_through_its_lines_without_one(tmp_path, monkeypatch):
-    parts = ["darts_cifar", "segmentation"]
+    parts = ["darts_cifar", "segmentation", "operations"]
     for name in parts:  # the limits are those of a GPU
         monkeypatch.setitem(gpu.LIMITS, gpu.PARTS[name], 900)
     gpu.everything(tmp_path, 30, "smoke", parts)
@@ -243,6 +243,8 @@ def test_what_needs_a_gpu_goes_through_its_lines_without_one(tmp_path, monkeypat
     table = pd.read_csv(tmp_path / "gpu_cpu.csv")
     assert list(table) == list(pd.read_csv(readme.ROOT / "figures" / "benchmark.csv"))
     assert len(table) == 14 and (table["ratio"] > 0).all()
+    table = pd.read_csv(tmp_path / "gpu_cpu_operations.csv")
+    assert len(table) == 32 and set(table["how"]) == {"PyTorch", "tiles"}
 
 
 def test_rows_of_a_gpu_are_those_of_the_benchmark(tmp_path):
