@@ -63,6 +63,10 @@ def test_results_of_other_conditions_are_dropped(tmp_path):
     bench.Results(tmp_path, conditions).add(row(1.0))
     bench.Results(tmp_path, conditions).add(row(2.0))  # it is there
     assert bench.Results(tmp_path, conditions).table["plain"].tolist() == [3]
+    samples = bench.Results(tmp_path, conditions).samples
+    (tmp_path / "benchmark.csv").unlink()  # as where it was cut off between its files
+    bench.Results(tmp_path, conditions).add(row(1.0))
+    assert bench.Results(tmp_path, conditions).samples.equals(samples)
     for changes in (dict(fresh=True), dict(conditions=bench.Conditions("cpu", 2, 1, "smoke"))):
         results = bench.Results(tmp_path, **dict(conditions=conditions) | changes)
         assert not len(results.table) and not len(results.samples)

@@ -668,7 +668,10 @@ def _read(path: Path) -> pd.DataFrame:
 
 # %% ../nbs/48_bench.ipynb #79f3e3ef
 def _extend(path: Path, rows: list[dict]) -> None:
-    there = [table for table in (_read(path), pd.DataFrame(rows)) if len(table)]
+    """Add the rows of one work; those that are there, of a measurement cut off, are dropped."""
+    before = _read(path)
+    others = before[before["work"] != rows[0]["work"]] if len(before) else before
+    there = [table for table in (others, pd.DataFrame(rows)) if len(table)]
     with files.written_whole(path) as new:
         pd.concat(there).to_csv(new, index=False)
 
