@@ -172,7 +172,7 @@ def _of_file(space: str, file: Path) -> dict[str, Any]:
 
 # %% ../../nbs/22_spaces.ipynb #b4d2c3f5
 def published(space: str, path: Path) -> dict[str, Any]:
-    """The architectures of a `space` that were published by id, in the order of the ids.
+    """The architectures of a `space` that were published by id, in the order of the ids as text.
 
     `path` is a folder of configuration files (facebookresearch/unnas on GitHub has the paper's), in
     folders below it as they like, or a file of JSON: `{space: {id: architecture.to_dict()}}`. The
