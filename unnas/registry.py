@@ -7,8 +7,16 @@ __all__ = ['Registry', 'snapshot', 'restore']
 
 # %% ../nbs/04_registry.ipynb #e2bb735d
 import dataclasses
+import dis
+import hashlib
+import inspect
+import math
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cached_property, partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 # %% ../nbs/04_registry.ipynb #f07a481b
@@ -23,18 +31,124 @@ def _origin(thing) -> tuple:
         return type(thing).__qualname__, *map(_origin, parts)
     return getattr(thing, "__module__", None), getattr(thing, "__qualname__", repr(thing))
 
+# %% ../nbs/04_registry.ipynb #4bab7fa0
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_WRAPPERS = (partial, property, cached_property, staticmethod, classmethod, MethodType)
+_WRAPPED = ("func", "args", "keywords", "fget", "__func__", "__self__")
+_LIBRARIES = {"", "unnas", "torch", "torchvision", "numpy", *sys.stdlib_module_names}
+
+# %% ../nbs/04_registry.ipynb #31266211
+def _rooms(thing) -> set[str]:
+    """The first parts of the names of the modules that a definition is from, without libraries."""
+    if isinstance(thing, partial):
+        return _rooms(thing.func)
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        return set().union(*map(_rooms, vars(thing).values()))
+    kinds = thing.__mro__ if isinstance(thing, type) else [thing]
+    return {_room(kind) for kind in kinds} - _LIBRARIES
+
+
+def _room(thing) -> str:
+    return str(getattr(thing, "__module__", "")).partition(".")[0]
+
+# %% ../nbs/04_registry.ipynb #4b3bb3db
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function, and of the functions in it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
+
+# %% ../nbs/04_registry.ipynb #506db0b2
+def _of_function(function: FunctionType) -> tuple[str, list]:
+    """The source of a function, or its instructions where there is none, and the values that it
+    uses: its defaults, what it closes over, and the globals that it names.
+    """
+    codes = list(_codes(function.__code__))
+    steps = [step for code in codes for step in dis.get_instructions(code)]
+    used = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    there = function.__globals__
+    values = [there[name] for name in sorted(used & there.keys()) if name[:2] != "__"]
+    values += [function.__defaults__, function.__kwdefaults__]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            values.append(cell.cell_contents)
+    try:
+        return textwrap.dedent(inspect.getsource(function.__code__)).strip(), values
+    except (OSError, TypeError, SyntaxError):
+        text = str([(code.co_code, code.co_names) for code in codes])
+        return text, values + [code.co_consts for code in codes]
+
+# %% ../nbs/04_registry.ipynb #1e06f2d7
+def _of_class(kind: type) -> tuple[str, list]:
+    """The names in a class, and what they stand for, with the classes that it is derived from;
+    without what Python or a decorator adds.
+    """
+    own = {
+        name: value
+        for name, value in vars(kind).items()
+        if name[:2] != "__"
+        or (isinstance(value, FunctionType) and value.__code__.co_filename != "<string>")
+    }
+    return str(list(own)), [*own.values(), *kind.__bases__]
+
+# %% ../nbs/04_registry.ipynb #b587bb0a
+def _insides(thing, rooms: set[str]) -> tuple[str, list]:
+    """The text and the parts of what is no plain value; nothing of what is from other `rooms`."""
+    if isinstance(thing, (list, tuple)):
+        return "", list(thing)
+    if isinstance(thing, dict):
+        return "", [*thing, *thing.values()]
+    if isinstance(thing, (set, frozenset)):
+        return "", sorted(repr(item) for item in thing if isinstance(item, _PLAIN))
+    if isinstance(thing, _WRAPPERS):
+        return "", [getattr(thing, name) for name in _WRAPPED if hasattr(thing, name)]
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        shown = [field.name for field in dataclasses.fields(thing) if field.compare]
+        return "", [type(thing), *(getattr(thing, name) for name in shown)]
+    if _room(thing) in rooms:
+        if isinstance(thing, FunctionType):
+            return _of_function(thing)
+        if isinstance(thing, type):
+            return _of_class(thing)
+        return "", [type(thing), getattr(thing, "__dict__", {})]
+    if hasattr(thing, "tolist") and not isinstance(thing, type):
+        small = math.prod(thing.shape) <= 10_000
+        return "", [thing.tolist()] if small else []
+    return "", []
+
+# %% ../nbs/04_registry.ipynb #087af525
+def _texts(thing, rooms: set[str], seen: dict[int, Any]) -> Iterator[str]:
+    """The texts and plain values that `thing` is made of, in an order of their own, without those
+    of what has been `seen`.
+    """
+    if isinstance(thing, _PLAIN):
+        yield repr(thing)
+    elif id(thing) not in seen:
+        seen[id(thing)] = thing
+        text, parts = _insides(thing, rooms)
+        yield text
+        for part in parts:
+            yield from _texts(part, rooms, seen)
+
+
+def _code_of(thing) -> str:
+    """Twenty hex digits for what was defined outside of this package; "" for what was not."""
+    text = "\n".join(filter(None, _texts(thing, _rooms(thing), {})))
+    return text and hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:20]
+
 # %% ../nbs/04_registry.ipynb #f3f42eeb
 class Registry(Mapping):
     """Things of one `kind` by name, in the order in which they were registered.
 
     `register` adds one, `registry[name]` is the thing of that name and raises ValueError for an
-    unknown one, and iteration gives the names.
+    unknown one, `code_of(name)` tells definitions apart, and iteration gives the names.
     """
 
     known: dict[str, "Registry"] = {}  # the first registry of each kind
 
     def __init__(self, kind: str, things: Mapping[str, Any] = {}):
-        self.kind, self._things = kind, dict(things)
+        self.kind, self._things, self._codes = kind, dict(things), {}
         # a page that defines one again, as those of data and tasks do, keeps its own to itself
         Registry.known.setdefault(kind, self)
 
@@ -50,7 +164,13 @@ class Registry(Mapping):
                 f"{self.kind}={name!r}: already registered for {self._things[name]}; choose another"
                 " name"
             )
-        self._things[name] = thing
+        self._things[name], self._codes[name] = thing, _code_of(thing)
+
+    def code_of(self, name: str) -> str:
+        """Twenty hex digits for what was registered by that name and defined outside of this
+        package, as it was then; "" for all else.
+        """
+        return self._codes.get(name, "")
 
     def __getitem__(self, name: str):
         if name not in self:
@@ -67,16 +187,22 @@ class Registry(Mapping):
         return len(self._things)
 
 # %% ../nbs/04_registry.ipynb #23810ac7
-def snapshot() -> dict[str, dict[str, Any]]:
-    """All that is registered, by kind and name: for a worker, to `restore`."""
-    return {kind: dict(registry.items()) for kind, registry in Registry.known.items()}
+def snapshot() -> dict[str, dict[str, tuple[Any, str]]]:
+    """All that is registered, by kind and name, each with its `code_of`: for a worker, to
+    `restore`.
+    """
+    return {
+        kind: {name: (thing, registry.code_of(name)) for name, thing in registry.items()}
+        for kind, registry in Registry.known.items()
+    }
 
 # %% ../nbs/04_registry.ipynb #3532d492
-def restore(things: Mapping[str, Mapping[str, Any]]) -> None:
+def restore(things: Mapping[str, Mapping[str, tuple[Any, str]]]) -> None:
     """Make known here what a `snapshot` has, and nothing else of its kinds."""
     for kind, named in things.items():
         if kind not in Registry.known:
             Registry(kind)
-        known = Registry.known[kind]._things
-        known.clear()
-        known.update(named)
+        known = Registry.known[kind]
+        known._things = {name: thing for name, (thing, _) in named.items()}
+        # not computed again: a worker cannot read what a notebook defined
+        known._codes = {name: code for name, (_, code) in named.items()}

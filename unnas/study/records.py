@@ -157,8 +157,9 @@ def constant_answer(task: tasks.Task, images, seed: int) -> float:
 # %% ../../nbs/28_study.records.ipynb #30982606
 @lru_cache
 def _constant_score(
-    d: Data, task: str, style: str, options: tuple, seed: int, root: str | None
+    d: Data, task: str, factory, style: str, options: tuple, seed: int, root: str | None
 ) -> float:
+    # by its factory as well, for a notebook may have defined the task anew
     train_data, test_data, _ = load(d, root)
     return constant_answer(make_task(task, style, options, train_data), test_data, seed)
 
@@ -169,7 +170,8 @@ def constant_score(spec: Spec, root: str | None = None) -> float:
     """
     if at_hand(spec.data, root) is None:
         return math.nan
-    return _constant_score(spec.data, spec.task, spec.style, spec.options, spec.seed, root)
+    task = spec.task, tasks.factory_of(spec.task), spec.style, spec.options
+    return _constant_score(spec.data, *task, spec.seed, root)
 
 # %% ../../nbs/28_study.records.ipynb #1c46b27f
 SCHEMA = 1

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 
 from .. import data, search
 from ..files import check_at_least, check_flag, check_kind, check_name, check_seed
+from ..registry import Registry
 from ..spaces import SPACES
 from ..train import Recipe
 
@@ -236,6 +237,7 @@ class Spec:
             | dict(architecture=_plain(self.architecture.to_dict()))
             | dict(data=asdict(self.data), recipe=asdict(self.recipe))
             | _options_dict(self)
+            | _code_dict(self)
         )
 
     @classmethod
@@ -246,7 +248,8 @@ class Spec:
             data=Data(**d["data"]),
             recipe=Recipe(**d["recipe"]),
         )
-        return cls(**(d | own | dict(options=d.get("options", ()))))
+        rest = {name: value for name, value in d.items() if name != "code"}
+        return cls(**(rest | own | dict(options=d.get("options", ()))))
 
     @property
     def id(self) -> str:
@@ -290,12 +293,12 @@ class SearchSpec:
         if self.space == "darts":  # those from before there were others keep their identity
             del rest["space"]
         own = dict(recipe=search.recipe_dict(self.recipe))
-        return dict(kind="search") | rest | own | _options_dict(self)
+        return dict(kind="search") | rest | own | _options_dict(self) | _code_dict(self)
 
     @classmethod
     def from_dict(cls, d: dict) -> "SearchSpec":
         """The spec that `to_dict` wrote."""
-        rest = {name: value for name, value in d.items() if name != "kind"}
+        rest = {name: value for name, value in d.items() if name not in ("kind", "code")}
         return cls(
             **(
                 rest
@@ -328,6 +331,16 @@ def check_specs(specs, *kinds: type) -> list:
 def _options_dict(spec) -> dict:
     """The options as JSON; nothing where there are none, so that such specs keep their identity."""
     return {"options": dict(spec.options)} if spec.options else {}
+
+# %% ../../nbs/27_study.specs.ipynb #707e5b91
+def _code_dict(spec) -> dict:
+    """As JSON, which definition a task or a space from outside of this package has now; nothing for
+    those of this package.
+    """
+    kinds = ("task", "space")
+    codes = {kind: Registry.known[kind].code_of(getattr(spec, kind)) for kind in kinds}
+    own = {kind: code for kind, code in codes.items() if code}
+    return {"code": own} if own else {}
 
 # %% ../../nbs/27_study.specs.ipynb #bb2f0fd4
 def canonical_hash(value) -> str:

@@ -1,0 +1,170 @@
+"""What tells definitions apart, and what does not."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import cloudpickle
+import pytest
+import torch
+from small import specs
+
+from unnas import registry, spaces, study, tasks
+from unnas.study.report import use_module
+
+TASK = """
+from unnas import tasks
+
+STEPS = {1: "a", 2: "b"}
+KNOWN = {"left", "right", "top"}
+places = [3, 5]
+
+
+def answers(images, by=7):
+    return (images.float().mean((1, 2, 3)).long() // by) % places[0]
+
+
+class Base(tasks.Task):
+    style = "cifar"
+
+
+class mine(Base):
+    name = "mine"
+    num_outputs = 4
+
+    def batch(self, images, labels, train, generator):
+        if "left" in KNOWN and "up" not in {"down", "above", "below"} and STEPS:
+            return images.float(), answers(images)
+
+
+tasks.register("mine", mine)
+print(tasks._TASKS.code_of("mine"))
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A function that uses a text as a module that registers a task, and gives its code."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def use(text):
+        (tmp_path / "my_tasks.py").write_text(text)
+        cloudpickle.unregister_pickle_by_value(use_module(str(tmp_path / "my_tasks.py")))
+        return tasks._TASKS.code_of("mine")
+
+    yield use
+    del sys.modules["my_tasks"]
+
+
+def test_the_same_definition_has_the_same_code(module):
+    code = module(TASK)
+    assert len(code) == 20 and module("\n\n" + TASK) == code
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_code(module, tmp_path):
+    code = module(TASK)
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = dict(cwd=tmp_path, env=environment, capture_output=True, text=True)
+    told = subprocess.run([sys.executable, "my_tasks.py"], **options).stdout
+    assert told.strip() == code
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("images.float(), answers", "-images.float(), answers"),
+        ("num_outputs = 4", "num_outputs = 40"),
+        ('style = "cifar"', 'style = "other"'),
+        ("by=7", "by=70"),
+        ("[3, 5]", "[4, 5]"),
+        ('2: "b"', '2: "bb"'),
+        ('"right"', '"bottom"'),
+        ("% places", "// places"),
+    ],
+)
+def test_a_changed_definition_has_another_code(module, old, new):
+    assert module(TASK) != module(TASK.replace(old, new))
+
+
+def define(factor):
+    class mine(tasks.Task):
+        name = "mine"
+        num_outputs = 4
+
+        def batch(self, images, labels, train, generator):
+            targets = (images.float().mean((1, 2, 3)).long() // factor) % 4
+            return tasks.prepare(images, self.style, train, generator), targets
+
+    return mine
+
+
+def test_what_a_definition_closes_over_counts():
+    codes = []
+    for factor in (2, 2, 40, torch.tensor([1, 2]), torch.tensor([1, 3])):
+        tasks.register("mine", define(factor))
+        codes.append(tasks._TASKS.code_of("mine"))
+    assert codes[0] == codes[1] and len(set(codes)) == 4
+
+
+def test_what_has_no_source_is_told_apart_by_its_instructions():
+    codes = []
+    for line in ("images in {'a', 'b', 'c'}", "images in {'a', 'b', 'd'}", "images.max()"):
+        exec(f"def made(style, images=0):\n    return {line}", names := {"__name__": "elsewhere"})
+        tasks.register("made", names["made"])
+        codes.append(tasks._TASKS.code_of("made"))
+    assert len(set(codes)) == 3 and "" not in codes
+
+
+def test_what_the_package_defines_has_no_code():
+    tasks.register("turned", tasks.rotation)
+    tasks.register("turned too", partial(tasks.rotation))
+    tasks.register("in twos", partial(tasks.jigsaw, grid=2))
+    spaces.register("cells", replace(spaces.SPACES["darts"], title="Cells"))
+    codes = tasks._TASKS.code_of
+    assert codes("rot") == codes("turned") == codes("turned too") == codes("none such") == ""
+    assert codes("in twos") and spaces.SPACES.code_of("cells") == ""
+    assert not any(map(spaces.SPACES.code_of, spaces.SPACES))
+
+
+def sample(n, seed):
+    return []
+
+
+def test_specs_of_a_changed_space_are_others():
+    [spec], ids = specs(1), []
+    for size in (1, 2):
+        build = partial(spaces.SPACES["darts"].build, size=size)
+        spaces.register("mine", replace(spaces.SPACES["darts"], sample=sample, build=build))
+        own = replace(spec, space="mine")
+        assert study.Spec.from_dict(own.to_dict()) == own
+        assert list(own.to_dict()["code"]) == ["space"]
+        ids.append(own.id)
+        del spaces.SPACES._things["mine"]  # for what is partly applied with others is another thing
+    assert len(set(ids)) == 2 and "code" not in spec.to_dict()
+
+
+def test_a_changed_task_is_computed_anew_and_not_answered_by_its_old_record(tmp_path):
+    [spec], store = specs(1, task="mine"), study.Store(tmp_path / "records", tmp_path)
+    found = []
+    for factor in (2, 40):
+        tasks.register("mine", define(factor))
+        found.append(study.collect([spec], store=store).iloc[0])
+        images = study.specs.load(spec.data)[1]
+        task = study.records.task_of(spec, images)
+        constant = study.records.constant_answer(task, images, spec.seed)
+        assert study.records.constant_score(spec) == found[-1]["constant"] == constant
+        assert store.get(spec.id)["spec"]["code"]["task"]
+    assert found[0]["id"] != found[1]["id"] and found[0]["constant"] != found[1]["constant"]
+    tasks.register("mine", define(2))
+    assert store.get(spec.id)["id"] == found[0]["id"]
+
+
+def test_a_worker_has_the_codes_of_whom_it_works_for():
+    tasks.register("mine", define(2))
+    message, code = cloudpickle.dumps(registry.snapshot()), tasks._TASKS.code_of("mine")
+    tasks.register("mine", define(3))
+    registry.restore(cloudpickle.loads(message))
+    assert tasks._TASKS.code_of("mine") == code and not tasks._TASKS.code_of("rot")
