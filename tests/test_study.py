@@ -336,6 +336,20 @@ def test_a_task_of_ones_own_may_have_another_unit():
         del tasks._TASKS._things["levels"]
 
 
+@pytest.mark.parametrize(
+    "given, used", [("2,3", "232"), ("GPU-a, GPU-b", ["GPU-a", "GPU-b", "GPU-a"]), ("", "010")]
+)
+def test_workers_keep_to_the_gpus_that_their_job_was_given(given, used, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    found = []
+    for number in range(3):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        study.engines._start_worker(study.engines._message(print), number)
+        found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert found == list(used)
+
+
 @pytest.mark.slow
 def test_runs_that_share_a_device_are_measured_together(quick_workers):
     table = study.engines.packing(specs(1)[0], most=2, seconds=0.5)

@@ -366,8 +366,10 @@ def _start_worker(message: bytes, number: int) -> None:
     global _worker_function
     # so that a run may have processes that decode images
     multiprocessing.current_process().daemon = False
-    if torch.cuda.device_count() > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % torch.cuda.device_count())
+    if (count := torch.cuda.device_count()) > 1:
+        # those that this job was given, by numbers or names; else all
+        given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number % count].strip()
     _worker_function = _read_message(message)
 
 # %% ../../nbs/29_study.engines.ipynb #07e389b4
