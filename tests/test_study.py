@@ -810,6 +810,21 @@ def test_former_searches_and_tables_are_the_released_former_records(without_imag
     )
 
 
+def test_of_several_images_of_the_same_numbers_those_of_the_first_record_are_shown(
+    tmp_path, without_images
+):
+    record, prints = released("former-fig2")[0], [f"{i:064}" for i in range(20)]
+    lines = []
+    for fingerprint in prints:
+        spec = record["spec"] | {"data": record["spec"]["data"] | {"fingerprint": fingerprint}}
+        own = record | dict(spec=spec, id=study.specs.canonical_hash(spec))
+        lines.append(json.dumps(own) + "\n")
+    (tmp_path / "mine.jsonl").write_text("".join(lines))
+    kept = study.Store(tmp_path / "records", tmp_path)
+    [(data, known)] = study.lists._released_images(kept, False).items()
+    assert known.fingerprint == study.lists._fingerprint(data, None, kept) == prints[0]
+
+
 def test_former_records_are_asked_for_by_name(tmp_path, without_images):
     (tmp_path / "some").mkdir()
     for name in ("former-fig2", "former-fig3"):

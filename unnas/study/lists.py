@@ -240,8 +240,10 @@ def _try(spec: Spec, root: str | None) -> None:
 def _released_images(store: Store, former: bool) -> dict[Data, Data]:
     """The images of released records, by what they are without their fingerprint."""
     records = store.released_records(former).values()
-    images = {tuple(sorted(record["spec"]["data"].items())) for record in records}
-    return {replace(d, fingerprint=""): d for d in (Data(**dict(pairs)) for pairs in images)}
+    images = dict.fromkeys(tuple(sorted(record["spec"]["data"].items())) for record in records)
+    # of several, those of the first record, as in `_fingerprint`
+    known = (Data(**dict(pairs)) for pairs in reversed(images))
+    return {replace(d, fingerprint=""): d for d in known}
 
 # %% ../../nbs/31_study.lists.ipynb #57038b72
 def _with_records(
