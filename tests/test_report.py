@@ -136,6 +136,19 @@ def test_a_released_figure_is_not_overwritten_by_another_one_or_fewer_records(
     assert noted["laptop/fig2"]["records"] == 3  # as before: nothing was released
 
 
+def test_figures_of_two_kinds_of_runs_are_not_overwritten_by_fewer_records(tmp_path, monkeypatch):
+    row = dict(status="done", task="rot", best=1.0)
+    runs = [pd.DataFrame([row, row]), pd.DataFrame([row, row | dict(status="failed")])]
+    own, mine = tmp_path / "figures/laptop", tmp_path / "figures/mine/laptop"
+    monkeypatch.setattr(report, "collect", lambda specs, **options: runs[specs[0].seed])
+    for records, folder in ((3, own), (4, mine)):
+        one = laptop(tmp_path, monkeypatch, records)
+        one.target_root = None
+        targets = [replace(spec, seed=1) for spec in small.specs()]
+        both = figures.proxy_and_target(one, small.specs(), targets)
+        assert (one.records, one.folder, len(both.runs)) == (3, folder, 4)
+
+
 def test_what_is_neither_released_nor_here_is_refused_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.delenv("UNNAS_DATA", raising=False)
     asked = study.specs_of(study.grid("fig2", "laptop"), architectures=20, tasks=["rot"])

@@ -41,7 +41,7 @@ from unnas.files import (
 )
 from ..scores import SCORES, batch
 from ..spaces import SPACES, nasbench101, nasbench201
-from .engines import collect, end_slice, slice_of
+from .engines import end_slice, slice_of
 from .lists import check_computable, specs_of
 from .records import BASELINES, network_of, task_of, untrained_scores
 from .report import Page, ranked, units, untrained
@@ -171,13 +171,10 @@ def proxy_and_target(
 
     A page that is given a slice ends here.
     """
-    options = page.given("engine", "workers", "gpus")
-    check_computable(proxy_specs, page.root)
     check_computable(target_specs, page.target_root)
-    proxies = collect(proxy_specs, root=page.root, **options)
-    targets = collect(target_specs, root=page.target_root, **options)
+    proxies = page.collect(proxy_specs, end=False)
+    targets = page.collect(target_specs, root=page.target_root, end=False)
     end_slice(page.slice, pd.concat([proxies, targets]))
-    page.records += len(proxies) + len(targets)
     sides = [proxy_specs[0].data, target_specs[0].data]
     names = [plots.DATASET_SHORT_TITLES[d.name] for d in sides]
     if names[0] == names[1]:

@@ -368,11 +368,11 @@ def _tell_released(page) -> None:
         new.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 # %% ../../nbs/33_study.report.ipynb #d7fa7092
-def _collected(page, specs: Sequence[Spec | SearchSpec], options: dict) -> pd.DataFrame:
+def _collected(page, specs: Sequence[Spec | SearchSpec], end: bool, options: dict) -> pd.DataFrame:
     """The runs of a page, which then knows how many records it shows, and where its files go."""
     check_computable(specs, options.get("root"))
     runs = collect(specs, **options)
-    end_slice(page.parameters.get("slice"), runs)
+    end_slice(page.parameters.get("slice") if end else None, runs)
     page.records += int((runs["status"] != "failed").sum())
     if not page.figures:
         page.folder = writable_folder(_place(page, page.records))
@@ -436,12 +436,15 @@ class Page:
         print(f"{len(specs)} runs: {grid.description}{self.shown}")
         return specs
 
-    def collect(self, specs: Sequence[Spec | SearchSpec], **options) -> pd.DataFrame:
+    def collect(
+        self, specs: Sequence[Spec | SearchSpec], *, end: bool = True, **options
+    ) -> pd.DataFrame:
         """The table of the runs; FileNotFoundError, before anything starts, where some have neither
-        records nor images. A page that is given a slice ends here.
+        records nor images. A page that is given a slice ends here, unless others are to follow
+        (`end=False`).
         """
         given = self.given("engine", "workers", "gpus", "decoders", "root")
-        return _collected(self, specs, given | options)
+        return _collected(self, specs, end, given | options)
 
     def judge(self, runs: pd.DataFrame, reference: str | None = "cls") -> pd.DataFrame:
         """The runs with the column score: what each of them is judged by here."""
