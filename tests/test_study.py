@@ -249,6 +249,37 @@ def test_released_records_can_be_shown_without_the_images(tmp_path, monkeypatch)
         study.collect(asked, store=kept)
 
 
+def test_images_of_another_folder_or_definition_are_not_taken_for_those_loaded_before(
+    tmp_path, monkeypatch
+):
+    fingerprints = []
+    for number in range(2):
+        folder = tmp_path / str(number) / "imagefolder"
+        folder.mkdir(parents=True)
+        for i, image in enumerate(images(12 + number, number)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+        monkeypatch.setenv("UNNAS_DATA", str(folder.parent))
+        d = Data("imagefolder", 16, labels=False)
+        fingerprints.append(study.specs.load(d)[2])
+        assert sum(map(len, study.specs.load(d)[:2])) == 12 + number
+        assert study.plans._sizes(d, None).train == len(study.specs.load(d)[0])
+    for number in range(2):
+
+        def factory(split, **_):
+            return data.TensorImages("mine", split, images(12 + number, number))
+
+        data.register("mine", factory)
+        d = Data("mine", labels=False)
+        fingerprints.append(study.specs.load(d)[2])
+        assert len(study.specs.load(d)[0]) == study.plans._sizes(d, None).train == 12 + number
+    assert len(set(fingerprints)) == 4
+
+
+def images(count, seed):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, 16, 16), generator=random, dtype=torch.uint8)
+
+
 def test_identity_covers_all_that_decides_the_result():
     spec = specs(1, "cls")[0]
     others = [

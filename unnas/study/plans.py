@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -91,7 +90,6 @@ SIZES = {
 }
 
 # %% ../../nbs/32_study.plans.ipynb #b766148b
-@lru_cache
 def _sizes(d: Data, root: str | None) -> Sizes:
     """The sizes of the images of `d` where they are at hand, and else the known ones."""
     if (images := at_hand(d, root)) is not None:

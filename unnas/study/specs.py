@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import numbers
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -126,12 +127,9 @@ class OtherImages(ValueError):
 
 # %% ../../nbs/27_study.specs.ipynb #ccf675fe
 @lru_cache(maxsize=8)
-def load(d: Data, root: str | None = None) -> tuple:
-    """Training images, test images (None where `test_images` is 0), both without labels where `d`
-    says so, and fingerprint.
-
-    With label maps, test images are whole scenes, of the short side from which training crops of
-    the same scale are cut. Raises OtherImages, a ValueError, for images of another fingerprint.
+def _load(d: Data, root: str | None, where: str, factory) -> tuple:
+    """What `load` gives. `where` is the folder that `root` or the environment names, and `factory`
+    makes the data set of that name, so that what is kept is not taken for that of others.
     """
     splits = [
         data.load(
@@ -168,6 +166,20 @@ def load(d: Data, root: str | None = None) -> tuple:
             " versions"
         )
     return splits[0], splits[1] if len(splits) == 2 else None, fingerprint
+
+# %% ../../nbs/27_study.specs.ipynb #4de2f33e
+def load(d: Data, root: str | None = None) -> tuple:
+    """Training images, test images (None where `test_images` is 0), both without labels where `d`
+    says so, and fingerprint.
+
+    With label maps, test images are whole scenes, of the short side from which training crops of
+    the same scale are cut. Raises OtherImages, a ValueError, for images of another fingerprint.
+    """
+    where = os.path.abspath(root or os.environ.get("UNNAS_DATA", ""))
+    return _load(d, root, where, data.DATASETS[d.name])
+
+
+load.cache_clear = _load.cache_clear  # then images are read again
 
 # %% ../../nbs/27_study.specs.ipynb #47c5c46c
 def at_hand(d: Data, root: str | None = None) -> tuple | None:
