@@ -620,6 +620,24 @@ def test_a_plan_estimates_how_long_a_run_takes(tmp_path):
     pytest.fail(f"estimates are {ratios} of the times taken")
 
 
+def test_a_plan_counts_the_selection_of_a_search_once(monkeypatch):
+    images = Data("synthetic-objects", 16, 40, 0, labels=False)
+    recipe = search.SearchRecipe(
+        9, 8, 0.05, held_out=0.5, selection="perturbation", tuning_epochs=2
+    )
+    spec, seen = study.SearchSpec("cifar", 4, 3, images, "rot", "cifar", recipe, 0), []
+
+    def fit(network, task, few, recipe):
+        seen.append((recipe.selection, recipe.tuning_epochs))
+        return search.SearchHistory(seconds=100.0 * len(few) / 40)
+
+    monkeypatch.setattr(search, "fit", fit)
+    monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: time.sleep(0.01))
+    once = study.plans.seconds_of(spec) - 9 * 100
+    assert set(seen) == {("strongest", 0)}
+    assert 224 * 0.01 < once - 28 * 2 * 100 / 2 < 224 * 0.1
+
+
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 

@@ -18,6 +18,8 @@ import torch
 
 from .. import complexity, data, search, tasks, train
 from ..files import check_at_least, check_kind, check_number
+from ..ops import OPS
+from ..spaces import darts
 from .engines import Together, check_engine, check_places, runs_at_a_time
 from .records import Store, network_of, task_of
 from .specs import Data, SearchSpec, Spec, at_hand, check_specs, load
@@ -129,7 +131,10 @@ def seconds_of(spec: Spec | SearchSpec, root: str | None = None) -> float:
             or taken >= 4 * CALIBRATION_SECONDS
         )
         if enough or images == len(train_data):
-            return taken * len(train_data) / images * spec.recipe.epochs
+            seconds = taken * len(train_data) / images
+            return seconds * spec.recipe.epochs + _selecting(
+                spec, network, task, train_data, seconds
+            )
         images = min(4 * images, len(train_data))
 
 # %% ../../nbs/32_study.plans.ipynb #cd788b03
@@ -147,9 +152,9 @@ def _small_epoch(
         batch = max(
             1, min(spec.recipe.batch_size, (images - int(spec.recipe.held_out * images)) // 2)
         )
-        return search.fit(
-            network, task, few, replace(spec.recipe, epochs=1, batch_size=batch, alpha_start=0.0)
-        ).seconds
+        recipe = replace(spec.recipe, epochs=1, batch_size=batch, alpha_start=0.0)
+        recipe = replace(recipe, selection="strongest", tuning_epochs=0)  # see `_selecting`
+        return search.fit(network, task, few, recipe).seconds
     batch, precise = min(spec.recipe.batch_size, images), round(spec.recipe.precise_bn * share)
     recipe = replace(
         spec.recipe,
@@ -160,6 +165,24 @@ def _small_epoch(
     )
     tested = _spread(test_data, max(1, round(share * len(test_data))))
     return train.fit(network, task, few, tested, recipe).seconds
+
+# %% ../../nbs/32_study.plans.ipynb #31c79033
+def _selecting(spec: Spec | SearchSpec, network, task, train_data, epoch: float) -> float:
+    """Seconds of the selection by perturbation after the last epoch of a search, 0 for other runs:
+    a test without each operation of each edge, and without the edge, and the training between. An
+    `epoch` takes so many seconds.
+    """
+    recipe = spec.recipe
+    if getattr(recipe, "selection", "") != "perturbation":
+        return 0.0
+    count, taken = max(1, int(recipe.held_out * len(train_data))), []
+    held_out = _spread(train_data, min(count, recipe.test_batch_size))
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        train.evaluate(network, task, held_out, batch_size=recipe.test_batch_size)
+        taken.append(time.perf_counter() - start)
+    tests = len(OPS) * min(taken) * count / len(held_out)  # "none" is left out, and the edge is not
+    return 2 * len(darts.EDGES) * (tests + recipe.tuning_epochs * epoch / 2)
 
 # %% ../../nbs/32_study.plans.ipynb #65c53c98
 def throughput(
