@@ -638,6 +638,14 @@ def test_a_plan_counts_the_selection_of_a_search_once(monkeypatch):
     assert 224 * 0.01 < once - 28 * 2 * 100 / 2 < 224 * 0.1
 
 
+def test_networks_of_other_widths_are_of_other_kinds():
+    narrow = specs(4)
+    mixed = [spec for one in narrow for spec in (one, replace(one, width=16))]
+    hours, known = study.gpu_hours(mixed), study.gpu_hours(narrow)
+    assert list(hours.runs) == [4, 4] and hours.multiply_adds[1] > 4 * hours.multiply_adds[0]
+    assert hours.gpu_hours[0] == known.gpu_hours[0]
+
+
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 

@@ -328,14 +328,14 @@ KIND = ("data", "space", "task")
 
 # %% ../../nbs/32_study.plans.ipynb #d52c1f61
 def _kinds(specs: Iterable[Spec | SearchSpec]) -> dict[tuple, list]:
-    """Runs that are alike: of one data set, space and task, and equal in the number of images and
-    the recipe.
+    """Runs that are alike: of one data set, space and task, and equal in the number of images, the
+    recipe, and the stem, width and depth of the networks.
     """
     kinds = {}
     for spec in specs:
-        kinds.setdefault(
-            (spec.data.name, spec.space, spec.task, spec.data, spec.recipe), []
-        ).append(spec)
+        size = spec.stem, spec.width, spec.depth
+        kind = spec.data.name, spec.space, spec.task, spec.data, spec.recipe, *size
+        kinds.setdefault(kind, []).append(spec)
     return kinds
 
 # %% ../../nbs/32_study.plans.ipynb #4764b14c
@@ -347,7 +347,7 @@ def plan(
     root: str | None = None,
 ) -> pd.DataFrame:
     """What `collect` would have to do: a row for each data set, space and task (several, where
-    recipes differ), and a printed sentence. Nothing is stored.
+    recipes or sizes differ), and a printed sentence. Nothing is stored.
 
     The columns are data, space, task, runs, there (have a record), to_do, seconds (a run, on this
     machine) and core_hours (of all to do). The time is that of `workers` (default: what
