@@ -201,6 +201,19 @@ def test_the_tutorial_of_use_runs_on_a_model_and_a_folder_of_ones_own(tmp_path, 
     assert "largest difference of an output" in printed
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(modle="/nope"), "modle: unknown parameters; this notebook has seeds, model, images"),
+        (dict(per_class=[5, 0]), "per_class=0: must be a whole number of at least 1"),
+        (dict(lr="much"), "lr='much'"),
+    ],
+)
+def test_the_tutorial_of_use_checks_its_parameters_first(change, words):
+    with pytest.raises(ValueError, match=words):
+        run_notebook(study.ROOT / "nbs/tutorial_use.ipynb", **change)
+
+
 GROUNDTRUTH = next(path for path in study.notebooks() if path.stem == "groundtruth")
 
 
@@ -248,7 +261,7 @@ def test_ground_truth_is_that_of_the_table(home, capsys):
     run_notebook(GROUNDTRUTH, table=str(table), **small)
     printed = capsys.readouterr().out
     assert "accuracy: 5 of 6 cells are in the table, 1 are missing" in printed
-    assert "given as shares of 1: accuracy" in printed
+    assert "accuracy: shares of 1 in the table, percent here" in printed
     points, rho = (
         pd.read_csv(figures / "groundtruth.csv").set_index("hash"),
         pd.read_csv(figures / "groundtruth_rho.csv").set_index("score"),

@@ -13,6 +13,7 @@ import pandas as pd
 import papermill
 import pytest
 import small
+from pages import run_notebook
 from scipy import stats
 
 from tools import study as runner
@@ -56,6 +57,10 @@ def page(folder, **change):
         (dict(tasks=[None]), r"tasks=\[None\]: must be a list of names"),
         (dict(score="losss"), "score='losss': unknown; choose one of best, final, loss, sum_loss"),
         (dict(engine="cluster"), "engine='cluster': unknown"),
+        (
+            dict(scale="lapotp"),
+            "scale='lapotp': unknown; choose one of smoke, laptop, former, paper",
+        ),
         (dict(gpus="half"), "gpus='half': must be a number from 0 to 1"),
         (dict(use="missing.py"), "use='missing.py': does not import .*no such file"),
         (dict(use="no.such.module"), "use='no.such.module': does not import"),
@@ -67,6 +72,32 @@ def test_wrong_parameters_end_in_one_sentence(tmp_path, change, words):
     with pytest.raises(ValueError, match=words) as error:
         page(tmp_path, **change)
     assert "\n" not in str(error.value)
+
+
+def test_a_scale_that_is_unknown_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    for change in (dict(scale="lapotp"), dict(sclae="smoke")):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            report.Page("fig2", list(PARAMETERS), PARAMETERS | change)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_findings_are_those_of_one_scale(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    path = runner.ROOT / "nbs/findings.ipynb"
+    for scale in ("smoke", "lapotp"):
+        with pytest.raises(ValueError, match=f"scale='{scale}': unknown; choose one of laptop"):
+            run_notebook(path, scale=scale)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_message_names_the_parameter_of_the_page(tmp_path):
+    given = dict(scale="smoke", figures=str(tmp_path), dataset=None, task="jgi", seed=0)
+    with pytest.raises(ValueError, match="^task='jgi': unknown; choose one of cls"):
+        searched.spec_of(report.Page("search", given, given))
+    given |= dict(task="jig", dataset="minst")
+    with pytest.raises(ValueError, match="^dataset='minst': unknown"):
+        searched.spec_of(report.Page("search", given, given))
 
 
 def test_names_may_be_text(tmp_path):
@@ -392,19 +423,40 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
     assert "a (-1.0 points [-2.0, +0.1])" in said and "Worse: b (-3.0" in said
     assert "Single architectures" in said and "same way: d (+3.0 points [+1.0, +5.0])." in said
     assert protocol._search_claim() == dict(
-        here="not computed yet", baseline="to random cells not computed yet", verdict="not known"
+        n="",
+        here="not computed yet",
+        baseline="to random cells not computed yet",
+        verdict="undecided",
     )
     table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     assert tables.in_short("table1").startswith("**Better than random architectures of the same")
-    for others in ("searched here: supervised", "random architectures"):
-        row = dict(group="searched here without labels", against=others, n=2, difference=-1, low=-2)
-        table = pd.concat([table, pd.DataFrame([row | dict(high=-0.5)])])
-    table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
-    assert protocol._search_claim() == dict(
-        here="-1.0 points [-2.0, -0.5], without minus with labels",
-        baseline="to random cells -1.0 points [-2.0, -0.5]",
-        verdict="worse",
-    )
+
+
+def test_the_claim_on_searches_is_judged_by_the_interval_to_those_with_labels(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UNNAS_HOME", str(tmp_path))
+    (tmp_path / "figures/laptop").mkdir(parents=True)
+    without, labels = "searched here without labels", "searched here: supervised"
+    rows = [
+        (without, "random architectures", 3, 50.0, -1.0, -5.0, 3.0),
+        (labels, "random architectures", 1, 53.0, 2.0, 1.0, 3.0),
+        (without, labels, 3, 50.0, -3.0, -4.0, -2.0),
+    ]
+    columns = ["group", "against", "n", "mean", "difference", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
+
+    def said(table):
+        table.to_csv(tmp_path / "figures/laptop/table1_groups.csv", index=False)
+        return protocol._search_claim()
+
+    one = dict(n="3 without labels, 1 with", baseline="to random cells -1.0 points [-5.0, +3.0]")
+    here = "-3.0 points, without minus with labels; no interval: one with labels"
+    assert said(table[:2]) == one | dict(here=here, verdict="undecided")
+    here = "-3.0 points [-4.0, -2.0], without minus with labels"
+    assert said(table) == one | dict(here=here, verdict="against")
+    assert said(table.replace(-2.0, 2.0))["verdict"] == "undecided"
+    assert said(table.replace(-4.0, 0.5).replace(-2.0, 2.0))["verdict"] == "supported"
 
 
 def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
@@ -413,7 +465,7 @@ def test_what_is_released_is_shown_and_what_is_not_is_counted(tmp_path, capsys):
     groups = dict(a=listed[:1], b=listed, c=unknown, d=[listed[1], unknown[0]])
     own = page(tmp_path)
     assert list(report.released_of(own, groups, "seeds")) == ["a", "b"]
-    assert "2 of 4 so far; give seeds to compute more" in capsys.readouterr().out
+    assert "2 of 4 architectures so far; to compute more, give seeds." in capsys.readouterr().out
     assert report.released_of(page(tmp_path, seeds=1), groups, "seeds") is groups
     assert report.released_of(own, dict(c=unknown), "seeds") == dict(c=unknown)
     assert report.released_of(own, dict(a=listed), "seeds") == dict(a=listed)
@@ -425,7 +477,10 @@ def test_searches_that_are_released_are_shown_without_images(tmp_path, monkeypat
     released = study.Store().released_as("protocol-7")
     searches = [id for id, record in released.items() if record["spec"].get("kind") == "search"]
     assert sorted(spec.id for spec in own) == sorted(searches)
-    said = f"{len(own)} of 27 searches so far" in capsys.readouterr().out
+    said = (
+        f"{len(own)} of 27 searches so far; to compute more, give datasets, tasks or seeds."
+        in capsys.readouterr().out
+    )
     assert said == (len(own) < 27)
     smoke = report.searches_of(page(tmp_path), datasets=["synthetic-objects"], seeds=None)
     assert smoke == study.searches("smoke", datasets=["synthetic-objects"])

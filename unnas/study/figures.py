@@ -542,7 +542,7 @@ def _published_truth(
     print(
         f"{column}: {truth.count()} of {len(cells)} cells are in the table, {truth.isna().sum()}"
         f" are missing; from {truth.min():.2f}% to {truth.max():.2f}%, median {truth.median():.2f}%"
-        + (f"; given as shares of 1: {first_names(shares)}" if shares else "")
+        + (f"; {first_names(shares)}: shares of 1 in the table, percent here" if shares else "")
     )
     if truth.count() < 2:
         raise ValueError(

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .. import paper, plots, search, tasks, verdict
+from ..data import DATASETS
 from ..files import check_name
 from ..spaces import SPACES, darts, nasbench201
 from .lists import searches
@@ -61,6 +62,9 @@ def spec_of(page: Page) -> SearchSpec:
     """The search of a page, checked, and described in one line."""
     options = page.given("partial_channels", "order", "variant", "root", "space")
     check_name("scale", page.scale, SEARCHES)
+    check_name("task", page.task, tasks.names())
+    if page.dataset is not None:
+        check_name("dataset", page.dataset, DATASETS)
     datasets = [page.dataset or SEARCHES[page.scale].datasets[0]]
     spec = searches(page.scale, datasets=datasets, tasks=[page.task], seeds=[page.seed], **options)[
         0
