@@ -235,9 +235,12 @@ def answer(root: Path) -> str:
         + "</tr>"
         for row in rows
     )
-    return f"""<p>The paper's claims beside what came out so far, of small trainings, as rank
-correlations with 95% intervals. <i>Supported</i> where the interval lies above the number,
-<i>against</i> where it lies below, else <i>undecided</i>.</p>
+    return f"""<p>The paper's claims beside what came out so far, of small trainings of <i>n</i>
+architectures: rank correlations with 95% intervals (H1 to H3: partial ones given the size; H4 to
+H6: differences of two; last row: accuracies). A claim is <i>supported</i> where the interval lies
+above the number, <i>against</i> where it lies below, and else <i>undecided</i>; a hypothesis (H) is
+supported only if its p, corrected for six tests, is below 0.05 as well, and <i>interim</i> looks
+decide nothing.</p>
 <div class="answer"><table><thead><tr>{head}</tr></thead>
 <tbody>
 {body}
