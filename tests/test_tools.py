@@ -205,6 +205,7 @@ def test_summary_page_begins_with_the_answer_then_ones_own_runs_and_folds_search
     answer = 'claim,here\nA & B,"0.60 [0.00, 0.94]"\n'
     (tmp_path / "laptop/findings_claims.csv").write_text(answer)
     page = summary.page(tmp_path)
+    assert "<i>interim</i> looks" in page and "H1 to H3" in page
     parts = ["A &amp; B", "<nav>", 'src="mine/laptop/fig2.png"', 'src="laptop/fig2.png"']
     places = [page.index(part) for part in [*parts, "<details>", 'src="former/search_x.png"']]
     assert places == sorted(places) and "0.60&nbsp;[0.00,&nbsp;0.94]" in page
@@ -219,6 +220,40 @@ def test_an_executed_notebook_needs_no_network_and_knows_dark_screens(tmp_path):
     loaded = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]+)"', page)
     assert loaded == ["../tex-svg.js"] and (tmp_path / "tex-svg.js").is_file()
     assert "prefers-color-scheme: dark" in page
+
+
+def test_links_to_headings_lead_to_where_they_are(tmp_path):
+    notebook = nbformat.read(write_notebook(tmp_path / "fig9.ipynb"), as_version=4)
+    words = "[below](#is-it-luck) and [far](x.ipynb#else), [nowhere](#gone)\n\n## Is it luck?"
+    notebook.cells.append(new_markdown_cell(words))
+    page = study.as_page(notebook, "fig9", tmp_path / "out")
+    assert 'href="#Is-it-luck?"' in page and 'id="Is-it-luck?"' in page
+    assert 'href="x.ipynb#else"' in page and 'href="#gone"' in page
+
+
+INTERRUPTED = """
+import asyncio
+from tools import study
+
+async def fails():
+    raise ValueError("cut short")
+
+def run(*args, **options):
+    loop = asyncio.new_event_loop()
+    study.left = loop.create_task(fails())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    raise KeyboardInterrupt
+
+study.run = run
+study.main("smoke")
+"""
+
+
+def test_after_an_interrupt_the_last_line_says_how_to_go_on():
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=readme.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 2, done.stderr
+    assert done.stderr.endswith("\nInterrupted. Run the same command again to go on.\n")
 
 
 def test_summary_page_of_nothing(tmp_path):

@@ -6,6 +6,7 @@ figures and tables too. The study keeps its records, so a run that was cut short
 stopped.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -87,6 +88,17 @@ DARK = """<style>@media (prefers-color-scheme: dark) { :root, body {
 MATHJAX = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0])
 
 
+def with_places(page: str) -> str:
+    """The HTML `page`, whose links to its own headings, written as GitHub and the documentation
+    have them (#another-recipe), lead to the places that nbconvert has made (Another-recipe).
+    """
+    known = re.findall(r'<h[1-6][^>]* id="([^"]+)"', page)
+    places = {re.sub(r"[^\w-]", "", name.lower()): name for name in known}
+    return re.sub(
+        r'href="#([^"]+)"', lambda link: f'href="#{places.get(link[1].lower(), link[1])}"', page
+    )
+
+
 def as_page(executed, name: str, folder: Path) -> str:
     """An executed notebook as HTML that needs no network: formulas are set by a copy of MathJax in
     the folder above.
@@ -100,7 +112,7 @@ def as_page(executed, name: str, folder: Path) -> str:
         "<script>window.MathJax = {tex: {inlineMath: [['$', '$']]}}</script>"
         '<script defer src="../tex-svg.js"></script>'
     )
-    page = re.sub(r'<script[^>]* src="https?:[^"]*"[^>]*></script>', "", page)
+    page = with_places(re.sub(r'<script[^>]* src="https?:[^"]*"[^>]*></script>', "", page))
     return page.replace("</head>", f"{DARK}{formulas}</head>", 1)
 
 
@@ -143,6 +155,7 @@ def main(scale: str) -> None:
         try:
             run(notebook, folder, scale=scale)
         except KeyboardInterrupt:
+            logging.getLogger("asyncio").disabled = True  # it would tell of all that was cut short
             sys.exit("\nInterrupted. Run the same command again to go on.")
         except papermill.PapermillExecutionError as error:
             shown = (folder / f"_{notebook.name}").relative_to(ROOT)
