@@ -9,6 +9,7 @@ names of the library become links.
 """
 
 import ast
+import html
 import json
 import re
 import shutil
@@ -210,6 +211,40 @@ def describe(cell: dict, words: str) -> None:
     cell["metadata"] = cell["metadata"] | {"mystnb": about}
 
 
+def stacked(markdown: str) -> str:
+    """A Markdown table as HTML, each cell of which knows its column: a narrow screen shows its rows
+    one below the other.
+    """
+    names, _, *rows = (
+        [html.escape(cell.strip()) for cell in line.strip(" |").split(" | ")]
+        for line in markdown.strip().splitlines()
+    )
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "\n".join(
+        "<tr>"
+        + "".join(f'<td data-of="{name}">{cell}</td>' for name, cell in zip(names, row))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="stacked"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def shown_output(output: dict) -> dict:
+    """An output of a cell as a page shows it: what is a Markdown table alone is `stacked`, and
+    names of columns may go over the end of a line after an underscore.
+    """
+    data = output.get("data", {})
+    markdown, table = ("".join(data.get(f"text/{kind}", "")) for kind in ("markdown", "html"))
+    if markdown.startswith("| ") and "\n\n" not in markdown.strip():
+        return output | {"data": {"text/html": stacked(markdown)}}
+    if "<th" not in table:
+        return output
+    table = re.sub(
+        r"(<th[^>]*>)([^<]+)", lambda found: found[1] + found[2].replace("_", "_<wbr>"), table
+    )
+    return output | {"data": data | {"text/html": table}}
+
+
 def prepare_cells(cells: list[dict]) -> list[dict]:
     """The cells of a notebook as its page shows them."""
     shown, module, about = [], "", ""
@@ -220,6 +255,7 @@ def prepare_cells(cells: list[dict]) -> list[dict]:
             markdown = outside_links(link_names(source, symbols(module)))
             shown.append(cell | {"source": markdown})
             continue
+        cell = cell | {"outputs": [shown_output(output) for output in cell["outputs"]]}
         words, code = directives(source)
         if "default_exp" in words:
             module = f"{settings['lib_path']}.{words['default_exp']}".removesuffix(".__init__")

@@ -57,6 +57,18 @@ def test_cells_of_a_page(conf):
     assert page[3]["metadata"]["mystnb"]["code_prompt_show"] == "Source of _helper"
 
 
+def test_a_markdown_table_knows_its_columns_and_long_names_may_be_broken(conf):
+    table = "| claim | here |\n| --- | --- |\n| A & B | 0.60 [0.00, 0.94] |\n| C |  |"
+    html = conf.shown_output({"data": {"text/markdown": table}})["data"]["text/html"]
+    assert '<td data-of="claim">A &amp; B</td><td data-of="here">0.60 [0.00, 0.94]</td>' in html
+    assert '<td data-of="claim">C</td>' in html
+    prose = {"data": {"text/markdown": ["| is no table\n", "\n", "Prose"]}}
+    assert conf.shown_output(prose) == prose
+    pandas = {"data": {"text/html": ["<th>alpha_lr</th>\n", "<td>a_b</td>"], "text/plain": "x"}}
+    shown = conf.shown_output(pandas)["data"]
+    assert shown["text/html"] == "<th>alpha_<wbr>lr</th>\n<td>a_b</td>" and "text/plain" in shown
+
+
 def test_signatures_are_of_public_definitions_only(conf):
     text = conf.signatures("class A: pass\ndef _b(): pass\ndef c(): pass\nd = 1", "unnas.toy")
     assert re.findall(r"\.\. (\w+):: (\S+)", text) == [
