@@ -884,7 +884,8 @@ def get(name: str, style: str | Style = "cifar", **options) -> Task:
 # %% ../../nbs/17_tasks.ipynb #5e2b8f03
 def check_task(task) -> None:
     """Raise ValueError for what is no task: its name, or its class."""
-    if isinstance(task, type) or not hasattr(task, "head"):
+    unmade = isinstance(task, type) and issubclass(task, Task)
+    if unmade or not hasattr(task, "head"):
         name = task if isinstance(task, str) else "rot"
         raise ValueError(f"task={task!r}: is no task; pass one, such as tasks.get({name!r})")
 
