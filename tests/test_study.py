@@ -249,6 +249,12 @@ def test_released_records_can_be_shown_without_the_images(tmp_path, monkeypatch)
         study.collect(asked, store=kept)
 
 
+def test_a_training_without_test_images_is_refused():
+    [spec] = specs(1)
+    with pytest.raises(ValueError, match="test_images=0: a training is tested; pass a number"):
+        replace(spec, data=replace(spec.data, test_images=0))
+
+
 def test_images_of_another_folder_or_definition_are_not_taken_for_those_loaded_before(
     tmp_path, monkeypatch
 ):

@@ -238,6 +238,10 @@ class Spec:
     def __post_init__(self):
         _cast_fields(self)
         _check_run(self, Recipe)
+        if self.data.test_images == 0:
+            raise ValueError(
+                "test_images=0: a training is tested; pass a number of at least 2, or None for all"
+            )
         _check_architecture(self.architecture)
 
     def to_dict(self) -> dict:
