@@ -5,6 +5,8 @@ own, and the tables that stand between records and pictures.
 import itertools
 import json
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType
 
@@ -178,6 +180,22 @@ def test_figures_of_two_kinds_of_runs_are_not_overwritten_by_fewer_records(tmp_p
         targets = [replace(spec, seed=1) for spec in small.specs()]
         both = figures.proxy_and_target(one, small.specs(), targets)
         assert (one.records, one.folder, len(both.runs)) == (3, folder, 4)
+
+
+def test_pages_that_close_together_are_all_noted(tmp_path, monkeypatch):
+    pages, read = [laptop(tmp_path, monkeypatch) for _ in range(4)], report._released_figures
+
+    def slowly():
+        notes = read()
+        time.sleep(0.05)
+        return notes
+
+    for number, one in enumerate(pages):
+        one.name = f"figure {number}"
+    monkeypatch.setattr(report, "_released_figures", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(report._tell_released, pages))
+    assert read().keys() == {"laptop/fig2", *(f"laptop/{one.name}" for one in pages)}
 
 
 def test_what_is_neither_released_nor_here_is_refused_before_anything_starts(tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,12 @@ from unnas.study.lists import (
 from .records import BASELINES, Store, sources, untrained_scores
 from .scales import EVALUATIONS, GRIDS, SEARCHES, Grid
 from .specs import SearchSpec, Spec, at_hand
+
+# %% ../../nbs/33_study.report.ipynb #2deb8d3c
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 # %% ../../nbs/33_study.report.ipynb #e4ad9d26
 def _number(value):
@@ -362,6 +369,21 @@ class Picture:
         image.quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
         return small.getvalue()
 
+# %% ../../nbs/33_study.report.ipynb #d0e3c27f
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Wait until nobody else is in such a block for this folder; not where it cannot be locked."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which ends the lock
+
 # %% ../../nbs/33_study.report.ipynb #3b87204c
 _GUARDED = ("laptop", "former")  # the scales whose figures are released
 _ANYWAY = ("scale", "engine", "workers", "gpus", "decoders", "slice", "figures")
@@ -396,9 +418,10 @@ def _tell_released(page) -> None:
     if scale not in _GUARDED or Path(page.folder).resolve() != home().resolve() / "figures" / scale:
         return
     note = dict(parameters=_told(page.parameters), records=page.records)
-    notes = _released_figures() | {f"{scale}/{page.name}": note}
-    with written_whole(home() / "figures" / "released.json") as new:
-        new.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with _in_turn(home() / "figures"):
+        notes = _released_figures() | {f"{scale}/{page.name}": note}
+        with written_whole(home() / "figures" / "released.json") as new:
+            new.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 # %% ../../nbs/33_study.report.ipynb #d7fa7092
 def _collected(page, specs: Sequence[Spec | SearchSpec], end: bool, options: dict) -> pd.DataFrame:
