@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from small import QUICK, specs
 
-from unnas import complexity, data, paper, search, spaces, study, tasks, train
+from unnas import complexity, data, files, paper, search, spaces, study, tasks, train
 from unnas.spaces import darts
 from unnas.study import Data, Spec, tables
 from unnas.train import Recipe
@@ -1160,6 +1160,27 @@ def test_released_files_appear_whole_or_not_at_all(tmp_path):
 
 
 # ---- tasks that a grid does not know
+
+
+def test_a_release_that_is_killed_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    records = released("former-fig2")[:2]
+    text = "".join(json.dumps(record) + "\n" for record in records) + "broken\n"
+    (tmp_path / "fig9.jsonl").write_text(text)
+    kept = study.Store(tmp_path / "records", tmp_path)
+    wanted = [Spec.from_dict(record["spec"]) for record in records]
+    with pytest.warns(UserWarning, match="1 damaged"):
+        assert set(kept.released_records()) == {spec.id for spec in wanted}
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "_sync", killed)
+        kept.release(wanted, "fig9")
+    assert (tmp_path / "fig9.jsonl").read_text() == text
+    kept.release(wanted, "fig9")
+    assert (tmp_path / "fig9.jsonl").read_text() == text.removesuffix("broken\n")
+    assert (tmp_path / "fig9.jsonl.damaged").read_text() == text
 
 
 def test_a_task_takes_the_recipe_of_the_one_that_it_names():

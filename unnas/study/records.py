@@ -572,10 +572,13 @@ def _pack(records: list[dict], path: Path) -> Path:
             f"release={path.stem!r}: {records.count(None)} of {len(records)} records are missing;"
             " compute them with collect first"
         )
+    damaged = _released(path)[0].damaged if path.exists() else {}
+    if damaged:
+        # what is no file makes room, and a file stays until the new one is on the disk
+        keep = os.replace if 0 in damaged else shutil.copyfile
+        keep(path, path.with_name(f"{path.name}.damaged"))
     with written_whole(path) as new:
         new.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
-        if path.exists() and _released(path)[0].damaged:
-            os.replace(path, path.with_name(f"{path.name}.damaged"))
     return path
 
 # %% ../../nbs/28_study.records.ipynb #e9e2fc6e
