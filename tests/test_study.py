@@ -405,7 +405,23 @@ def test_the_best_packing_is_the_smallest_of_the_fast_ones():
     table = pd.DataFrame(dict(runs=[1, 2, 4, 8], images_per_second=[10.0, 19.0, 30.0, 32.0]))
     assert study.engines.best_packing(table) == (4, 3.0)
     if not torch.cuda.is_available():
-        assert study.engines.runs_at_a_time(specs(1)).runs == os.cpu_count()
+        assert study.engines.runs_at_a_time(specs(1)).runs == len(os.sched_getaffinity(0))
+
+
+def test_a_measurement_that_failed_is_made_again_the_next_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNNAS_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "X")
+    for answer, runs in ((None, 1), ((100.0, 0.05), 8), (None, 8)):
+        answers = partial(lambda answer, work, given: [answer] * len(given), answer)
+        monkeypatch.setattr(study.engines, "_side_by_side", answers)
+        assert study.engines.runs_at_a_time(specs(3)).runs == runs
+
+
+def test_runs_at_a_time_are_those_of_the_cores_that_a_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5, 7}, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert study.engines.runs_at_a_time([]).runs == 3
 
 
 def test_a_table_of_no_runs_has_all_columns(tmp_path):

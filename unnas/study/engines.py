@@ -503,12 +503,18 @@ def best_packing(table: pd.DataFrame) -> Together:
         return Together(1, 1.0)
     return Together(int(near["runs"].iloc[0]), float(near["images_per_second"].iloc[0] / rates[0]))
 
+# %% ../../nbs/29_study.engines.ipynb #cd1cb001
+def _cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
 # %% ../../nbs/29_study.engines.ipynb #e951470c
 def runs_at_a_time(specs: Sequence[Spec | SearchSpec], root: str | None = None) -> Together:
-    """How many of `specs` to run at the same time on this machine: one per CPU core, or where there
-    are GPUs, on each as many as `packing` finds best for the largest training among them.
+    """How many of `specs` to run at the same time on this machine: one per CPU core that this
+    process may use, or where there are GPUs, on each as many as `packing` finds best for the
+    largest training among them.
     """
-    gpus, cores = torch.cuda.device_count(), os.cpu_count()
+    gpus, cores = torch.cuda.device_count(), _cores()
     trainings = [spec for spec in specs if isinstance(spec, Spec)]
     if not gpus or len(specs) <= gpus or not trainings:
         return Together(gpus or cores, gpus or cores)
@@ -517,12 +523,14 @@ def runs_at_a_time(specs: Sequence[Spec | SearchSpec], root: str | None = None) 
     what += [spec.recipe.batch_size, spec.recipe.precision, os.environ.get("UNNAS_GPU", "auto")]
     what += [torch.cuda.get_device_name(), torch.__version__]
     path = cache_folder() / f"packing-{short_hash(json.dumps(what))}.csv"
-    if not path.is_file():
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if not len(table):
         table = packing(spec, root)
         print(f"Runs that share a GPU, measured:\n{table.round(2).to_string(index=False)}")
-        with written_whole(path) as new:
-            table.to_csv(new, index=False)
-    best = best_packing(pd.read_csv(path))
+        if len(table):  # what failed is measured again the next time
+            with written_whole(path) as new:
+                table.to_csv(new, index=False)
+    best = best_packing(table)
     return Together(gpus * best.runs, gpus * best.speedup)
 
 # %% ../../nbs/29_study.engines.ipynb #daf19fda
@@ -607,7 +615,7 @@ def _ray_cluster(workers: int | None) -> Iterator[None]:
         # records are small
         ray.init(
             "local",
-            num_cpus=workers or os.cpu_count(),
+            num_cpus=workers or _cores(),
             include_dashboard=False,
             object_store_memory=2**27,
             **quiet,
