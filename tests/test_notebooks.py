@@ -204,7 +204,7 @@ def test_the_tutorial_of_use_runs_on_a_model_and_a_folder_of_ones_own(tmp_path, 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(modle="/nope"), "modle: unknown parameters; this notebook has seeds, model, images"),
+        (dict(modle="/nope"), "modle: unknown parameters; this notebook has "),
         (dict(per_class=[5, 0]), "per_class=0: must be a whole number of at least 1"),
         (dict(lr="much"), "lr='much'"),
     ],
