@@ -240,7 +240,7 @@ def test_the_model_has_the_weights_of_the_task_and_a_card(found, photos, tmp_pat
 @pytest.mark.slow
 def test_the_notebook_shows_what_was_found(found, photos, tmp_path):
     found, options = found
-    parameters = dict(images=str(photos), task="jig", method="darts", model=str(tmp_path / "model"))
+    parameters = dict(root=str(photos), task="jig", method="darts", model=str(tmp_path / "model"))
     parameters |= dict(budget=options["budget"], engine="serial", kept=str(found.folder), **TINY)
     notebook = papermill.execute_notebook(
         ROOT / "nbs" / "own_images.ipynb",
