@@ -1700,7 +1700,8 @@ def test_what_is_no_whole_number_is_no_seed_and_no_width(value):
 def test_the_commit_is_that_of_this_package_or_none(tmp_path):
     """Installed inside somebody's own repository, and with a git that fails, hangs or is none."""
     code = """
-        import os, sys, subprocess
+        import os, sys, subprocess, time
+        from datetime import UTC, datetime
         from pathlib import Path
         from unnas.study import records
         theirs, path = Path(sys.argv[1]), os.environ["PATH"]
@@ -1720,8 +1721,12 @@ def test_the_commit_is_that_of_this_package_or_none(tmp_path):
         os.environ["PATH"] = path
         say("add", "-f", "unnas"), say("commit", "-qm", "a copy that is theirs")
         assert len(records._commit()["commit"]) == 12 and not records._commit()["changed"]
+        was, records._IMPORTED = records._commit()["commit"], datetime.now(UTC)
+        time.sleep(1.1)  # git knows seconds
         (theirs / "unnas" / "registry.py").open("a").write("#")
-        assert records._commit()["changed"]"""
+        assert records._commit() == dict(commit=was, changed=True)
+        say("commit", "-qam", "what was not imported")  # the code that runs is that of before
+        assert records._commit() == dict(commit=was, changed=True)"""
     theirs = tmp_path / "theirs"
     (theirs / "bin").mkdir(parents=True)
     shutil.copytree(

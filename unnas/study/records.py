@@ -273,16 +273,31 @@ def _git(*words: str) -> str:
         check=True,
     ).stdout.strip()
 
+# %% ../../nbs/28_study.records.ipynb #9bc6d36b
+def _times() -> dict[str, int]:
+    """When each file of this package was written; nothing where that cannot be read."""
+    with suppress(OSError):
+        files = Path(unnas.__file__).parent.rglob("*.py")
+        return {str(file): file.lstat().st_mtime_ns for file in files}
+    return {}
+
+
+# files may change between an import and the first run
+_IMPORTED, _IMPORTED_TIMES = datetime.now(UTC).replace(microsecond=0), _times()
+
 # %% ../../nbs/28_study.records.ipynb #b66f29b6
 def _commit() -> dict:
-    """The commit of this package, and whether its files differ from it; an empty name where git
-    does not track them, as in an environment inside a project of somebody's own.
+    """The commit of this package when it was imported, and whether its files differ from it or have
+    changed since; an empty name where git does not track them, as in an environment inside a
+    project of somebody's own.
     """
+    since = _times() != _IMPORTED_TIMES
+    head = f"HEAD@{{{_IMPORTED.isoformat()}}}" if since else "HEAD"
     try:
         _git("ls-files", "--error-unmatch", "--", Path(unnas.__file__).name)
         return dict(
-            commit=_git("rev-parse", "--short=12", "HEAD"),
-            changed=bool(_git("status", "--porcelain", "--", ".")),
+            commit=_git("rev-parse", "--short=12", head),
+            changed=since or bool(_git("status", "--porcelain", "--", ".")),
         )
     except (OSError, subprocess.SubprocessError):
         return dict(commit="", changed=False)
