@@ -488,12 +488,9 @@ class Page:
         print(f"{len(specs)} runs: {grid.description}{self.shown}")
         return specs
 
-    def collect(
-        self, specs: Sequence[Spec | SearchSpec], *, end: bool = True, **options
-    ) -> pd.DataFrame:
+    def collect(self, specs: Sequence[Spec | SearchSpec], end=True, **options) -> pd.DataFrame:
         """The table of the runs; FileNotFoundError, before anything starts, where some have neither
-        records nor images. A page that is given a slice ends here, unless others are to follow
-        (`end=False`).
+        records nor images. A page that is given a slice ends here, unless not `end`.
         """
         given = self.given("engine", "workers", "gpus", "decoders", "root")
         return _collected(self, specs, end, given | options)

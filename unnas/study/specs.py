@@ -201,6 +201,10 @@ def _check_run(spec, kind: type) -> None:
     check_seed("seed", spec.seed)
     check_kind("data", spec.data, Data)
     check_kind("recipe", spec.recipe, kind)
+    if kind is Recipe and spec.data.test_images == 0:
+        raise ValueError(
+            "test_images=0: a training is tested; pass a number of at least 2, or None for all"
+        )
 
 # %% ../../nbs/27_study.specs.ipynb #8e9f34d7
 def _check_architecture(architecture) -> None:
@@ -238,10 +242,6 @@ class Spec:
     def __post_init__(self):
         _cast_fields(self)
         _check_run(self, Recipe)
-        if self.data.test_images == 0:
-            raise ValueError(
-                "test_images=0: a training is tested; pass a number of at least 2, or None for all"
-            )
         _check_architecture(self.architecture)
 
     def to_dict(self) -> dict:
