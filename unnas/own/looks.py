@@ -261,7 +261,7 @@ def _different(copies: Sequence[tuple[str, Seen]], left_out: Counter) -> set[str
 # %% ../../nbs/43_own.looks.ipynb #8ceb7678
 def _emptied(destination: Path) -> None:
     """Make the folders of the copies; what was cut short there is removed, and nothing else."""
-    begun = destination / ".begun"
+    begun = destination.with_suffix(".begun")
     for folder in (destination / "train", destination / "test"):
         if folder.is_dir() and begun.is_file():
             shutil.rmtree(folder)
