@@ -96,6 +96,18 @@ def naswot(network: nn.Module, images: torch.Tensor) -> float:
         return -math.inf
     return torch.linalg.slogdet(kernel).logabsdet.item()
 
+# %% ../nbs/26_scores.ipynb #51ad1089
+def _weights(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of convolutions and linear layers: what has more than one dimension. Raises
+    ValueError where there are none.
+    """
+    weights = [p for p in network.parameters() if p.dim() > 1]
+    if not weights:
+        raise ValueError(
+            "network: has no weights; pass a network with convolutions or linear layers"
+        )
+    return weights
+
 # %% ../nbs/26_scores.ipynb #7c56a9e3
 def flow(network: nn.Module, input_shape: Sequence[int]) -> float:
     """The sum over the weights of `|weight|` times the derivative of the flow by it, without the
@@ -108,12 +120,7 @@ def flow(network: nn.Module, input_shape: Sequence[int]) -> float:
             layer.register_forward_hook(lambda layer, inputs, output: inputs[0])
     for p in network.parameters():
         p.requires_grad_().data = p.data.abs() if p.dim() > 1 else torch.zeros_like(p)
-    weights = [p for p in network.parameters() if p.dim() > 1]
-    if not weights:
-        raise ValueError(
-            "network: has no weights, so nothing can flow; pass a network with convolutions or"
-            " linear layers"
-        )
+    weights = _weights(network)
     with kernels.plain(), torch.enable_grad():
         outputs = network(torch.ones(1, *shape, dtype=torch.float64, device=weights[0].device))
         gradients = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
@@ -158,18 +165,6 @@ def batch(
 def _seed_from(generator: torch.Generator) -> int:
     """A seed, drawn from a generator."""
     return torch.randint(2**31, (), generator=generator, device=generator.device).item()
-
-# %% ../nbs/26_scores.ipynb #51ad1089
-def _weights(network: nn.Module) -> list[nn.Parameter]:
-    """The weights of convolutions and linear layers: what has more than one dimension. Raises
-    ValueError where there are none.
-    """
-    weights = [p for p in network.parameters() if p.dim() > 1]
-    if not weights:
-        raise ValueError(
-            "network: has no weights; pass a network with convolutions or linear layers"
-        )
-    return weights
 
 # %% ../nbs/26_scores.ipynb #c7336370
 @torch.enable_grad()

@@ -31,6 +31,7 @@ from torch import nn
 from .. import files, plots
 from ..fast import gpu, kernels
 from ..fast.kernels import AsBuilt
+from ..ops import check_stem
 from .accuracies import no_table, published, read_text, runs_of
 from ..tasks import apply_head, check_task
 
@@ -421,10 +422,9 @@ class CellBlock(nn.Module):
 # %% ../../nbs/20_spaces.nasbench101.ipynb #49d2887a
 def _stem(stem: str, in_channels: int, width: int) -> nn.Module:
     """The layers before the first cell."""
+    check_stem(stem)
     if stem == "cifar":
         return _ConvBNReLU(in_channels, width, 3)
-    if stem != "imagenet":
-        raise ValueError(f"stem={stem!r}: unknown; the known ones are cifar, imagenet")
     if width % 2:
         raise ValueError(f"width={width}: must be even for the imagenet stem; pass {width + 1}")
     channels = [in_channels, width // 2, width, width]
