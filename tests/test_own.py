@@ -1,8 +1,11 @@
 """From a folder of images to an architecture: what people have, and what is said of it."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +127,7 @@ def test_a_folder_with_nothing_to_learn_is_refused(tmp_path, change, task, words
         (dict(architectures=1), "architectures=1"),
         (dict(seed=-1), "seed=-1"),
         (dict(engine="magic"), "engine='magic'"),
+        (dict(method="random"), "search_steps=6: method='random' has no search; leave it out"),
     ],
 )
 def test_bad_parameters_are_told_before_the_images_are_opened(photos, tmp_path, wrong, words):
@@ -149,9 +153,26 @@ def test_a_budget_bounds_each_network_and_one_too_small_is_named(photos, tmp_pat
     assert complexity.paper_flops(networks[0], (3, 16, 16)) > sizes[0]
     # as in a search that began with an earlier version
     assert replace(exact, measure="flops").width(genotype, "rot") < width
-    small = dict(method="random", budget="100 parameters", folder=tmp_path / "kept")
+    small = TINY | dict(search_steps=None, method="random", budget="100 parameters")
     with pytest.raises(ValueError, match="budget='100 parameters': too small"):
-        unnas.find(photos, **TINY, **small)
+        unnas.find(photos, **small, folder=tmp_path / "kept")
+
+
+def test_a_worker_that_comes_to_the_call_again_ends_at_once(photos, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(SystemExit):
+        unnas.find(photos, **TINY)
+
+
+@pytest.mark.slow
+def test_a_script_that_is_not_guarded_ends_with_one_sentence(photos, tmp_path):
+    script = tmp_path / "script.py"
+    given = TINY | dict(budget="1M multiply-adds", folder=str(tmp_path / "kept"), workers=2)
+    script.write_text(f"import unnas\nunnas.find({str(photos)!r}, **{given})\n")
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "a worker came to this call again; in a script, put the call below if __name__" in last
 
 
 @pytest.mark.long

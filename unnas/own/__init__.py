@@ -31,7 +31,7 @@ from unnas.own.schedules import (
     training,
 )
 from ..spaces import darts
-from ..study.engines import check_engine, collect, runs_at_a_time
+from ..study.engines import check_engine, collect, end_if_worker, runs_at_a_time
 from ..study.records import Store, network_of, records_of, task_of
 from ..study.report import judged
 from ..study.specs import Data, Spec, load
@@ -91,6 +91,15 @@ class Found:
             xlabel=f"{plots.TASK_TITLES[self.spec.task].lower()}: score on held-out images{unit}",
             band=(random.min(), random.mean(), random.max()),
             hollow="random architectures",
+        )
+
+# %% ../../nbs/45_own.ipynb #7b455700
+def _check_steps(method: str, search_steps: int | None) -> None:
+    """Raise ValueError for steps of a search where there is none."""
+    if method == "random" and search_steps is not None:
+        raise ValueError(
+            f"search_steps={search_steps}: method='random' has no search; leave it out, or choose"
+            " method='darts'"
         )
 
 # %% ../../nbs/45_own.ipynb #cca761cd
@@ -343,17 +352,20 @@ def find(
     `image_size` in pixels, `batch_size` in images, `steps` of a training, `search_steps` of a
     search, and the number of random `architectures`. `folder` is where all is kept, and where an
     interrupted search goes on; see above for its default. `engine` and `workers` are those of
-    `study.collect`.
+    `study.collect`; a script calls it below `if __name__ == "__main__":`.
 
     Raises ValueError for parameters out of range, for images that are too few, all alike or
     without what the task needs, and for a time that is too short; FileNotFoundError where the
     folder does not exist; RuntimeError where no run ends well.
     """
+    if engine == "processes":
+        end_if_worker()
     settings = dict(task=task, minutes=minutes, method=method, budget=budget, seed=seed)
     settings |= dict(image_size=image_size, batch_size=batch_size, steps=steps)
     settings |= dict(search_steps=search_steps, architectures=architectures)
     settings = {name: read(name, settings[name]) for name, read in PARAMETERS.items()}
     _check_task(task)
+    _check_steps(method, search_steps)
     check_engine(engine, workers)
     seen = look(images, seed=seed)
     print(seen, flush=True)
