@@ -408,7 +408,7 @@ def other_start(change):
         given["network"] = network(given["task"])
     if change == "style":
         given["task"] = tasks.rotation("imagenet")
-    if change == "weights":
+    if change == "weights":  # of a script that did not seed them: those of the file count
         given["network"].head.linear.bias.data += 1
     if change == "frozen":
         given["network"].head.requires_grad_(False)
@@ -433,7 +433,8 @@ def test_a_finished_run_goes_on_from_its_end_and_no_other_run_does(tmp_path):
     again = start(tmp_path / "run.pt")
     assert (first.loss, first.score) == (again.loss, again.score) and len(again.loss) == 3
     others = ["network", "seed", "epochs", "rate", "images", "pools", "task"]
-    for change in (*others, "style", "weights", "frozen"):
+    assert start(tmp_path / "run.pt", "weights").loss == first.loss
+    for change in (*others, "style", "frozen"):
         with pytest.raises(ValueError, match=r"checkpoint=.*belongs to another run"):
             start(tmp_path / "run.pt", change)
     start(tmp_path / "jigsaw.pt", "task")

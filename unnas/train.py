@@ -606,17 +606,10 @@ def _settings_of(part) -> dict:
         and name not in ("training", "progress")
     }
 
-# %% ../nbs/23_train.ipynb #179623e1
-def _weights_of(network: nn.Module) -> str:
-    """SHA-256 (hex) of all weights and statistics, and of which weights are trained."""
-    digest = hashlib.sha256(repr([p.requires_grad for p in network.parameters()]).encode())
-    for value in network.state_dict().values():
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
 # %% ../nbs/23_train.ipynb #17137953
 def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed: int) -> str:
-    """Hex digits that tell runs apart by all that decides their result; see `fit`."""
+    """Hex digits that tell runs apart by all that decides their result but the weights at the start,
+    which a file to continue from replaces; see `fit`."""
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     settings = [_settings_of(part) for part in (task, *network.modules())]
     images = [
@@ -624,7 +617,8 @@ def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed:
         for part in datasets
     ]
     kinds = [type(part).__qualname__ for part in (task, *network.modules())]
-    run = shapes, _weights_of(network), settings, images, repr(recipe), int(seed)
+    trained = [part.requires_grad for part in network.parameters()]
+    run = shapes, trained, settings, images, repr(recipe), int(seed)
     return hashlib.sha256(repr((task.name, kinds, *run)).encode()).hexdigest()
 
 # %% ../nbs/23_train.ipynb #0e54cee2
@@ -722,8 +716,8 @@ def fit(
     """Train `network` (in place) for `task` by `recipe`, and test it after each epoch.
 
     `checkpoint` is a file to continue from and to save to, at the end as well; `identity` tells the
-    runs apart, by default all that decides the result: a longer schedule is another run, and so is
-    a network with other weights at the start. `decoders` processes decode images where the data are
+    runs apart, by default all that decides the result but the weights at the start: a longer schedule is
+    another run. `decoders` processes decode images where the data are
     files. `on_epoch(epochs_done, history)` is called after each epoch. Raises
     ValueError for a batch larger than the data, for data that cannot serve the task, for weights
     that are not float32, and for the checkpoint of another run.
