@@ -215,6 +215,11 @@ class _Worker:
         self.process.start()
         theirs.close()  # so that its death closes the pipe
 
+    @property
+    def again(self) -> bool:
+        """Whether it came to the call that had started it, and ended."""
+        return self.process.exitcode == _AGAIN
+
     def answer(self):
         """What it says next. Raises _Died, with the reason, where it says nothing any more."""
         try:
@@ -237,8 +242,12 @@ class _Worker:
         self.process.kill()
 
 # %% ../../nbs/29_study.engines.ipynb #c9f5784c
-def _hopeless(deaths: int, last: _Died) -> _CannotStart:
-    """The error where so many workers have died before any began, the last one in that way."""
+def _hopeless(deaths: int, last: _Died, again: bool) -> _CannotStart:
+    """The error where so many workers have died before any began, the last one in that way; or
+    where one came to the call `again`.
+    """
+    if again:
+        return _CannotStart(f"engine='processes': a worker came to this call again; {_GUARD}")
     return _CannotStart(
         f"engine='processes': {last} before it began, as {deaths - 1} others; what they printed may"
         f" say why; {_GUARD}"
@@ -284,15 +293,12 @@ class _Workers:
             try:
                 error = worker.answer()
             except _Died as death:
-                if worker.process.exitcode == _AGAIN:
-                    error = f"engine='processes': a worker came to this call again; {_GUARD}"
-                    raise _CannotStart(error) from None
                 self.living.discard(worker)
                 self.deaths += 1
                 if self.began and attempt >= ATTEMPTS:
                     raise
-                if not self.began and self.deaths >= ATTEMPTS * self.workers:
-                    raise _hopeless(self.deaths, death) from None
+                if not self.began and (worker.again or self.deaths >= ATTEMPTS * self.workers):
+                    raise _hopeless(self.deaths, death, worker.again) from None
                 continue
             if error:
                 raise _CannotStart(f"engine='processes': workers cannot do this work: {error}")
