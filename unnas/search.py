@@ -999,11 +999,10 @@ def fit(
     the last of `history.genotypes` is what was found.
 
     `checkpoint` is a file to continue from and to save to, at the end as well; `identity` tells the
-    searches apart, by default all that decides the result: a longer schedule is another search, and
-    so is a supernet with other weights at the start.
-    `decoders` processes decode images where the data are files. `progress` shows a bar over the
-    steps. Raises ValueError for data that cannot serve (see `check`), and for the checkpoint of
-    another search.
+    searches apart, by default all that decides the result but the weights at the start: a longer
+    schedule is another search. `decoders` processes decode images where the data are files.
+    `progress` shows a bar over the steps. Raises ValueError for data that cannot serve (see
+    `check`), and for the checkpoint of another search.
     """
     with train.reproducible(seed), ExitStack() as stack:
         check(supernet, task, train_data, recipe)

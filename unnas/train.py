@@ -608,8 +608,9 @@ def _settings_of(part) -> dict:
 
 # %% ../nbs/23_train.ipynb #17137953
 def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed: int) -> str:
-    """Hex digits that tell runs apart by all that decides their result but the weights at the start,
-    which a file to continue from replaces; see `fit`."""
+    """Hex digits that tell runs apart by all that decides their result but the weights at the
+    start, which a file to continue from replaces; see `fit`.
+    """
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     settings = [_settings_of(part) for part in (task, *network.modules())]
     images = [
@@ -716,11 +717,11 @@ def fit(
     """Train `network` (in place) for `task` by `recipe`, and test it after each epoch.
 
     `checkpoint` is a file to continue from and to save to, at the end as well; `identity` tells the
-    runs apart, by default all that decides the result but the weights at the start: a longer schedule is
-    another run. `decoders` processes decode images where the data are
-    files. `on_epoch(epochs_done, history)` is called after each epoch. Raises
-    ValueError for a batch larger than the data, for data that cannot serve the task, for weights
-    that are not float32, and for the checkpoint of another run.
+    runs apart, by default all that decides the result but the weights at the start: a longer
+    schedule is another run. `decoders` processes decode images where the data are files.
+    `on_epoch(epochs_done, history)` is called after each epoch. Raises ValueError for a batch
+    larger than the data, for data that cannot serve the task, for weights that are not float32, and
+    for the checkpoint of another run.
     """
     check_data(task, train_data, recipe)
     check_labels(task, test_data)
