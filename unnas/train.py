@@ -676,6 +676,7 @@ def check_network(network: nn.Module) -> None:
             )
 
 # %% ../nbs/23_train.ipynb #55d751d2
+@usual_settings()
 def check_batch(task, images) -> None:
     """Raise ValueError where `task` makes of two images no inputs and targets to train on."""
     made = task.batch(*next(images.batches(2)), True, torch.Generator().manual_seed(0))
