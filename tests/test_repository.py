@@ -371,7 +371,7 @@ def test_the_table_of_the_readme_is_that_of_the_findings():
         assert here == f"{row.rho:.2f} [{row.low:.2f}, {row.high:.2f}]", "run nbs/findings.ipynb"
         assert size == f"{known.rho:.2f} [{known.low:.2f}, {known.high:.2f}]"
         words = verdict.word(row.low, row.high), verdict.word(row.low, row.high, 0.8)
-        assert n == str(row.n) and ("interim" in said or row.n == 100)
+        assert n == str(int(row.n)) and ("interim" in said or row.n == 100)
         if words[1] == "against" and row.ceiling < 0.8:
             words = words[0], f"out of reach (ceiling {row.ceiling:.2f})"
         assert said.removesuffix(" (interim)") == "above 0: {}; above 0.8: {}".format(*words)

@@ -460,7 +460,10 @@ def in_short(name: str) -> Prose:
             " Single architectures, from which nothing follows for others that are found in the"
             f" same way: {named(single)}."
         )
-    return Prose(f"{said} These are differences to the mean of random ones, with 95% intervals.")
+    return Prose(
+        f"{said} These are differences to the mean of random ones, with 95% intervals that"
+        " are not corrected for their number."
+    )
 
 # %% ../../nbs/34_study.tables.ipynb #6df3148f
 def constant(table: Table) -> float:
