@@ -744,7 +744,7 @@ def _criteria(found: SoFar, tests: pd.DataFrame, resamples: int) -> Iterator[tup
             whose, rho = "published accuracy", _ends(_with_truth(found, task))
             more = _ends(stats.rho_difference(x, y, control, resamples=resamples))
         behind = half.value - half.self, half.gap_low, half.gap_high
-        reached = f"; {_interval(*_ends(half))} of {half.ceiling:.2f}"
+        reached = f"; it reaches {_interval(*_ends(half))}, its ceiling is {half.ceiling:.2f}"
         ceiling = f", ceiling {own['ceiling']:.2f}" if space == "darts" else ""
         more_by = dict(before="difference of ρ ")
         for criterion in (
@@ -769,9 +769,9 @@ def against(
     row for each space and task, with what came out `here` and what that `says`. `tests` are those
     of `primary`.
 
-    In the better half, `here` ends with what the task reaches there, and with the most that a task
-    with as noisy seeds could be expected to (`stats.better_half`): only what stays below that, too,
-    is against.
+    In the better half, `here` ends with what the task reaches there, and with the ceiling: what a
+    task with as noisy seeds could be expected to reach (`stats.better_half`). Only what stays below
+    that, too, is against.
     """
     rows = []
     for number, test in tests.iterrows():
