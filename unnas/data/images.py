@@ -928,8 +928,9 @@ def shrunk(picture: Image.Image, short_side: int) -> Image.Image:
 # %% ../../nbs/08_data.images.ipynb #11f03823
 def _is_copy(target: Path, path: Path, short_side: int) -> bool:
     """Whether `target` is newer than the image in `path`, and of the right size."""
-    size = min(short_side, min(size_of(path)))
-    return target.stat().st_mtime_ns >= path.stat().st_mtime_ns and min(size_of(target)) == size
+    if target.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        return False  # the image is another one now, or none
+    return min(size_of(target)) == min(short_side, min(size_of(path)))
 
 # %% ../../nbs/08_data.images.ipynb #54545b87
 def shrink_folder(source: str | Path, destination: str | Path, short_side: int = 256) -> int:
@@ -945,7 +946,7 @@ def shrink_folder(source: str | Path, destination: str | Path, short_side: int =
 
     def shrink(file):
         path, target = source / file[0], destination / (file[0] + ".jpg")
-        if _fault(path) or target.exists() and _is_copy(target, path, short_side):
+        if target.exists() and _is_copy(target, path, short_side) or _fault(path):
             return
         image = shrunk(read_image(path, ranges), short_side)
         with written_whole(target) as new:
