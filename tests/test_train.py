@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unnas import data, tasks, train
+from unnas import data, search, tasks, train
 from unnas.spaces import darts, nasbench101
 from unnas.train import Recipe
 
@@ -501,3 +501,61 @@ def test_a_task_that_makes_no_batch_is_told_before_training(made, words):
     images = data.load("synthetic-objects", num_images=20, image_size=8).unlabeled()
     with pytest.raises(ValueError, match=f"task='odd': batch.*{words}"):
         train.check_data(Odd(), images, Recipe(1, 10, 0.05))
+
+
+def _mean(task, outputs, targets, label_smoothing=0.0):
+    return torch.nn.functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize(
+    "loss, score, words",
+    [
+        (
+            lambda *given: _mean(*given).detach(),
+            None,
+            "one number to differentiate.*tensor \\(\\) without a gradient",
+        ),
+        (
+            lambda *given: _mean(*given).item(),
+            None,
+            "one number to differentiate, and returns 1[.]",
+        ),
+        (
+            lambda task, o, t, s: o.sum(1),
+            None,
+            "one number.*tensor \\(8,\\) for outputs \\(8, 4\\)",
+        ),
+        (
+            lambda task, o, t: o.sum(),
+            None,
+            "loss.. is called with outputs .*label smoothing, and fails",
+        ),
+        (
+            _mean,
+            lambda task, o, t: 0.5,
+            "score.. is called with outputs .*targets \\(8,\\), and fails",
+        ),
+        (_mean, lambda task, o, t: o == t, "score.. is called with .*must match the size"),
+    ],
+)
+def test_a_task_that_makes_no_loss_or_score_is_told_before_training(loss, score, words):
+    own = dict(name="odd", loss=loss, score=score or tasks.rotation.score)
+    task = type("Odd", (tasks.rotation,), own)()
+    images = data.load("synthetic-objects", num_images=20, image_size=8).unlabeled()
+    with pytest.raises(ValueError, match=f"task='odd': .*{words}"):
+        train.fit(network(task), task, images, images, Recipe(1, 10, 0.05))
+    supernet = search.Supernet(task, stem="cifar", width=4, depth=3)
+    with pytest.raises(ValueError, match=f"task='odd': .*{words}"):
+        search.check(supernet, task, images, search.SearchRecipe(1, 5, 0.05))
+
+
+def test_looking_at_outputs_changes_nothing():
+    task = tasks.rotation()
+    images = data.load("synthetic-objects", num_images=20, image_size=8).unlabeled()
+    net = network(task)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    train.check_outputs(net.eval(), task, *train.check_batch(task, images))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(part.grad is None for part in net.parameters())

@@ -747,7 +747,7 @@ def smaller_half(train_data, held_out: float) -> int:
 # %% ../nbs/24_search.ipynb #e124c707
 def check(supernet: Supernet | Supernet201, task, train_data, recipe: SearchRecipe) -> None:
     """Raise ValueError where a search cannot run: labels missing, a half smaller than a batch,
-    images that the network shrinks to nothing.
+    images that the network shrinks to nothing, a task that makes no loss or score.
     """
     train.check_labels(task, train_data)
     train.check_network(supernet)
@@ -771,13 +771,14 @@ def check(supernet: Supernet | Supernet201, task, train_data, recipe: SearchReci
             f" trains the weights, has only {smaller}; use {enough} images or more, or a recipe"
             f" with a batch_size of at most {smaller}"
         )
-    images, labels = next(train_data.batches(2))
-    side = task.batch(images, labels, False, torch.Generator().manual_seed(0))[0].shape[-1]
+    inputs, targets = train.check_batch(task, train_data)
+    side = inputs.shape[-1]
     if side < supernet.shrink:
         raise ValueError(
             f"image_size={train_data.image_size}: the network sees {side} pixels a side and divides"
             f" them by {supernet.shrink}, so nothing is left; use larger images, or the cifar stem"
         )
+    train.check_outputs(supernet.eval(), task, inputs, targets)
 
 # %% ../nbs/24_search.ipynb #488f8601
 CHECKPOINT_STEPS = 50

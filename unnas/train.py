@@ -6,7 +6,7 @@
 __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_seed', 'accelerator', 'circumstances',
            'usual_settings', 'reproducible', 'make_batch', 'evaluate', 'precise_batch_norm', 'History',
            'save_checkpoint', 'load_checkpoint', 'default_identity', 'check_labels', 'check_network', 'check_batch',
-           'check_data', 'fit']
+           'check_outputs', 'check_data', 'fit']
 
 # %% ../nbs/23_train.ipynb #e5767b65
 import copy
@@ -677,8 +677,10 @@ def check_network(network: nn.Module) -> None:
 
 # %% ../nbs/23_train.ipynb #55d751d2
 @usual_settings()
-def check_batch(task, images) -> None:
-    """Raise ValueError where `task` makes of two images no inputs and targets to train on."""
+def check_batch(task, images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of two images, as for training. Raises ValueError where `task` makes none
+    to train on.
+    """
     made = task.batch(*next(images.batches(2)), True, torch.Generator().manual_seed(0))
     name = f"task={getattr(task, 'name', type(task).__name__)!r}"
     pair = isinstance(made, tuple | list) and len(made) == 2
@@ -689,17 +691,51 @@ def check_batch(task, images) -> None:
             f"{name}: batch() returns inputs of {made[0].dtype}; a network needs floating point,"
             " such as images.float() / 255"
         )
+    return made
+
+# %% ../nbs/23_train.ipynb #a720b534
+@usual_settings()
+def check_outputs(network: nn.Module, task, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Raise ValueError where `task` makes of what `network` predicts for `inputs` no loss to train
+    by, or no score.
+    """
+    device = next((parameter.device for parameter in network.parameters()), inputs.device)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        outputs = network(inputs.to(device))
+    outputs = outputs[0] if isinstance(outputs, tuple) else outputs  # with an auxiliary head
+    outputs, targets = outputs.float().requires_grad_(), targets.to(device)
+    about = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+    part = "loss"
+    try:
+        loss = task.loss(outputs, targets, 0.0)
+        part = "score"
+        task.metric().update(outputs.detach(), targets)
+    except Exception as error:
+        call = f"{part}() is called with {about}" + ", and a label smoothing" * (part == "loss")
+        raise ValueError(
+            f"task={task.name!r}: {call}, and fails ({type(error).__name__}: {error}); mend it in"
+            " the class of the task"
+        ) from error
+    if not isinstance(loss, torch.Tensor) or loss.dim() or not loss.requires_grad:
+        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+        what += " without a gradient" if isinstance(loss, torch.Tensor) and not loss.dim() else ""
+        raise ValueError(
+            f"task={task.name!r}: loss() must return one number to differentiate, and returns"
+            f" {what} for {about}; take the mean, and do not detach it"
+        )
 
 # %% ../nbs/23_train.ipynb #4ec4f1ad
-def check_data(task, train_data, recipe: Recipe) -> None:
-    """Raise ValueError where `train_data` cannot serve `task` and `recipe`."""
+def check_data(task, train_data, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inputs and targets of two images. Raises ValueError where `train_data` cannot serve
+    `task` and `recipe`.
+    """
     if len(train_data) < recipe.batch_size:
         raise ValueError(
             f"batch_size={recipe.batch_size}: the training data have only {len(train_data)} images;"
             " use a smaller batch or more images"
         )
     check_labels(task, train_data)
-    check_batch(task, train_data)
+    return check_batch(task, train_data)
 
 # %% ../nbs/23_train.ipynb #6629d5d3
 def fit(
@@ -721,12 +757,13 @@ def fit(
     runs apart, by default all that decides the result but the weights at the start: a longer
     schedule is another run. `decoders` processes decode images where the data are files.
     `on_epoch(epochs_done, history)` is called after each epoch. Raises ValueError for a batch
-    larger than the data, for data that cannot serve the task, for weights that are not float32, and
-    for the checkpoint of another run.
+    larger than the data, for data that cannot serve the task, for weights that are not float32, for
+    a task that makes no loss or score, and for the checkpoint of another run.
     """
-    check_data(task, train_data, recipe)
+    two = check_data(task, train_data, recipe)
     check_labels(task, test_data)
     check_network(network)
+    check_outputs(network.eval(), task, *two)
     check_seed("seed", seed)
     if checkpoint is not None:
         checkpoint = files.path_of(checkpoint)

@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from . import complexity, data, export, files, paper, stats, tasks, train
-from .data.images import deep_ranges, list_images, warn_of_left_out
+from .data.images import deep_ranges, list_images, stamp_of, warn_of_left_out
 from unnas.files import (
     check_at_least,
     check_flag,
@@ -60,9 +60,7 @@ def _ranges_of(listed: list) -> dict:
         if isinstance(item, str | Path):
             with suppress(OSError, ValueError):  # what is no file is left out when it is read
                 path = files.path_of(item)
-                state = path.stat()
-                stamp = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-                found.append((path.parent, [(path.name, stamp)]))
+                found.append((path.parent, [(path.name, stamp_of(path.stat()))]))
     return deep_ranges(found)
 
 # %% ../nbs/42_use.ipynb #de1f7567

@@ -6,8 +6,8 @@
 __all__ = ['SHORT_SIDE', 'VOID', 'MAP_CLASSES', 'MAP_TABLES', 'MAP_COLORS', 'SETTLED', 'generator', 'to_rgb', 'read_image',
            'is_flat', 'inception_box', 'window_box', 'scale_box', 'crop_together', 'shrink_or_enlarge', 'resize_maps',
            'to_train_ids', 'read_values', 'size_of', 'read_map', 'paint_maps', 'Decoder', 'decode', 'is_hidden',
-           'is_image', 'list_images', 'has_images', 'contents', 'warn_of_left_out', 'skip_unreadable', 'deep_ranges',
-           'shrunk', 'shrink_folder']
+           'is_image', 'stamp_of', 'list_images', 'has_images', 'contents', 'warn_of_left_out', 'skip_unreadable',
+           'deep_ranges', 'shrunk', 'shrink_folder']
 
 # %% ../../nbs/08_data.images.ipynb #c50f68e5
 import hashlib
@@ -671,6 +671,15 @@ def _state(entry: os.DirEntry) -> os.stat_result | None:
     except OSError:
         return None
 
+# %% ../../nbs/08_data.images.ipynb #327a5646
+def stamp_of(state: os.stat_result | None) -> str:
+    """Size, times of change of contents and entry, and number of a file: another text when it has
+    changed. Zeros for what is no file.
+    """
+    if state is None:
+        return "0 0 0 0"
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+
 # %% ../../nbs/08_data.images.ipynb #c06fa66b
 def _walk(folder: str, prefix: str, above: frozenset, left_out: Counter, skip: Container[str]):
     """The images below a folder; `above` are the folders that it lies in, by device and number."""
@@ -693,10 +702,7 @@ def _walk(folder: str, prefix: str, above: frozenset, left_out: Counter, skip: C
             except OSError:
                 left_out["folders that cannot be opened"] += 1
         elif suffix in _SUFFIXES:
-            times = (0, 0, 0, 0)  # of what is no file; reading it fails
-            if state is not None:
-                times = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
-            yield prefix + entry.name, " ".join(map(str, times))
+            yield prefix + entry.name, stamp_of(state)
         else:
             left_out["broken links" if state is None else suffix or "without a suffix"] += 1
 

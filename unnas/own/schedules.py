@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import complexity, search, tasks
+from .. import search, tasks
 from .looks import FEW_IMAGES, TEST_SHARE
 from ..spaces import darts
 from ..study.plans import seconds_of
@@ -58,9 +58,6 @@ def read_budget(budget: str | None) -> tuple[float, str] | None:
             " '20M multiply-adds' or '0.5M parameters'"
         )
     return value, measure
-
-# %% ../../nbs/44_own.schedules.ipynb #633c4c5b
-darts.MEASURES["multiply-adds"] = lambda network, shape: complexity.count(network, shape)[0]
 
 # %% ../../nbs/44_own.schedules.ipynb #7008a93a
 @dataclass(frozen=True)

@@ -211,6 +211,24 @@ def _robust_limits(values: Sequence[float]) -> tuple[float, float]:
     margin = 0.06 * np.ptp(inside) if np.ptp(inside) else 0.5
     return float(inside.min() - margin), float(inside.max() + margin)
 
+# %% ../../nbs/05_plots.charts.ipynb #d2b60d1c
+def _ends(points: pd.DataFrame, axis: str) -> pd.Series:
+    """The scores of "x" or "y", and where their bars end."""
+    scores, deviations = points[axis], points[f"{axis}_sd"]
+    return pd.concat([scores, scores - deviations, scores + deviations])
+
+# %% ../../nbs/05_plots.charts.ipynb #90cc05af
+def _panel_limits(points: pd.DataFrame, line: pd.DataFrame) -> tuple[float, float]:
+    """Limits of the vertical axis that hold the bars of most points and the line, and leave room
+    for the legend below.
+    """
+    low, high = _robust_limits(_ends(points, "y"))
+    high = max([high, *(line["y"] + 0.03 * (high - low))])
+    least = _robust_limits(points["y"])[0]
+    bottom = min([low, least - 0.3 * (high - least), *line["y"]])
+    # accuracies begin at 0, which negated losses do not
+    return max(0.0, bottom) if least >= 0 else bottom, high
+
 # %% ../../nbs/05_plots.charts.ipynb #b273cac8
 def _points_beyond(
     points: pd.DataFrame, x_limits: tuple[float, float], y_limits: tuple[float, float]
@@ -323,7 +341,7 @@ def scatter_panels(
     size = (3.1 * len(tasks) + 0.4, 2.7 * len(spaces) + 0.3)
     figure, axes = _panels(len(spaces), len(tasks), size)
     for row, space in zip(axes, spaces):
-        x_limits = _robust_limits(pairs.loc[(pairs["space"] == space) & pairs["y"].notna(), "x"])
+        x_limits = _robust_limits(_ends(pairs[(pairs["space"] == space) & pairs["y"].notna()], "x"))
         for ax, task in zip(row, tasks):
             points, results, line = (_of(table, space, task) for table in (pairs, summary, lines))
             if not len(results):
@@ -331,15 +349,13 @@ def scatter_panels(
                     f"summary: has no row for space {space!r} and task {task!r}; pass stats.summary"
                     " of the same pairs"
                 )
-            low, high = y_limits = _robust_limits(points.loc[points["x"].notna(), "y"])
+            y_limits = low, high = _panel_limits(points[points["x"].notna()], line)
             beyond = _points_beyond(points, x_limits, y_limits)
             paper = (published or {}).get(space, {}).get(task)
             text = _correlation_text(results.iloc[0], beyond, paper)
             _scatter_panel(ax, points, line, text, TASK_COLORS.get(task, "#4c72b0"))
-            # room for the legend; but accuracies begin at 0, which negated losses do not
-            bottom = max(0 if low >= 0 else -np.inf, low - 0.3 * (high - low))
             unit = (units or {}).get(task, "accuracy (%)")
-            ax.set(xlim=x_limits, ylim=(bottom, high))
+            ax.set(xlim=x_limits, ylim=y_limits)
             ax.set_xlabel(f"{x_dataset} {TASK_TITLES['cls'].lower()} accuracy (%)")
             ax.set_ylabel(f"{y_dataset} {TASK_TITLES[task].lower()} {unit}")
         _name_row(row[0], space)

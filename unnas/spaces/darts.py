@@ -660,6 +660,7 @@ def build(
 # %% ../../nbs/18_spaces.darts.ipynb #677feab8
 MEASURES = {
     "flops": complexity.paper_flops,
+    "multiply-adds": lambda network, input_shape: complexity.count(network, input_shape)[0],
     "parameters": lambda network, input_shape: complexity.parameters(network),
 }
 
@@ -685,9 +686,9 @@ def fit_width(
     """The widest even width at which the network of `genotype` lies within `window`, (lowest,
     highest).
 
-    `measure` is "flops" (`complexity.paper_flops` of an input of `input_shape`, without the batch)
-    or "parameters". Raises ValueError where no even width lies within, with the sizes of the
-    nearest. Paper, Section 6.2.
+    `measure` is "flops" (`complexity.paper_flops` of an input of `input_shape`, without the batch),
+    "multiply-adds" (all of them) or "parameters". Raises ValueError where no even width lies
+    within, with the sizes of the nearest. Paper, Section 6.2.
     """
     low, high = window
     check_name("measure", measure, MEASURES)

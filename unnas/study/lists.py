@@ -17,8 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import search, tasks, train
 from ..data import DATASETS
 from unnas.files import (
@@ -230,11 +228,8 @@ def _try(spec: Spec, root: str | None) -> None:
     if (images := at_hand(spec.data, root)) is None:
         return  # its record has been released
     train_data, task = images[0], task_of(spec, images[0])
-    train.check_data(task, train_data, spec.recipe)
-    images, labels = next(train_data.batches(2))
-    inputs, _ = task.batch(images, labels, True, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        network_of(spec, task)(inputs)
+    two = train.check_data(task, train_data, spec.recipe)
+    train.check_outputs(network_of(spec, task), task, *two)
 
 # %% ../../nbs/31_study.lists.ipynb #4e6d5881
 def _released_images(store: Store, former: bool) -> dict[Data, Data]:
