@@ -214,9 +214,10 @@ def test_the_notations_that_people_have(source, tmp_path):
     assert darts.Genotype.parse(source) == ROTATION
     if isinstance(source, str):
         path = tmp_path / "cell.txt"
-        path.write_text(source)
-        for file in (path, str(path)):
-            assert darts.Genotype.parse(file) == ROTATION
+        for encoding in ("utf-16", "utf-8-sig", "utf-8"):  # a shell of Windows writes the first
+            path.write_text(source, encoding=encoding)
+            for file in (path, str(path)):
+                assert darts.Genotype.parse(file) == ROTATION
         assert darts.Genotype.from_yaml(path) == ROTATION
     states = [*darts.Genotype.parse(source).normal_concat, ROTATION.normal[0][1]]
     assert all(type(state) is int for state in states)

@@ -94,8 +94,10 @@ def test_hash_of_published_rows(row):
 
 def test_released_configuration(tmp_path):
     path = tmp_path / "cell.yaml"
-    path.write_text(RELEASED)
+    path.write_text(RELEASED, encoding="utf-16")
     cell = Cell.from_yaml(path)
+    path.write_text(RELEASED)
+    assert Cell.from_yaml(path) == cell
     assert len(cell.ops) == 7 and len(cell.edges) == 9 and cell.hash() == RELEASED_HASH
     assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
 

@@ -80,8 +80,9 @@ def test_a_folder_and_a_packed_file_are_read_alike(folder, packed):
 
 def test_names_may_say_more_than_the_id(tmp_path):
     """As the files of a release that were copied into one folder."""
-    for task in TASKS:
-        (tmp_path / f"darts-cifar10-{task}-00004.yaml").write_text(darts_file(GENOTYPES["00004"]))
+    for task, encoding in zip(TASKS, ("utf-8", "utf-16", "utf-8-sig")):
+        file = tmp_path / f"darts-cifar10-{task}-00004.yaml"
+        file.write_text(darts_file(GENOTYPES["00004"]), encoding=encoding)
     assert published("darts", tmp_path) == {"00004": GENOTYPES["00004"]}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from .. import plots
-from ..files import progress_bar
+from ..files import encoding_of, progress_bar
 from ..registry import Registry
 from . import darts, nasbench101, nasbench201
 
@@ -128,7 +128,8 @@ def _of_folder(space: str, folder: Path) -> dict[str, Any]:
         )
     found, places = {}, {}
     for file in progress_bar(sorted(files), desc=f"reading {space}", disable=None, leave=False):
-        text = file.read_bytes().decode(errors="replace")
+        text = file.read_bytes()
+        text = text.decode(encoding_of(text), errors="replace")
         held = [name for name, (_, key, _) in _RELEASED.items() if f"{key}:" in text]
         if not held:
             raise ValueError(f"{file} has no architecture; load it again, or take it away")

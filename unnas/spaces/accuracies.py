@@ -55,7 +55,7 @@ def read_text(file: BinaryIO) -> pd.DataFrame:
     """The columns of a table as texts. ValueError, or an error of pandas, for what is no table."""
     start = file.read(1 << 16)
     file.seek(0)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = files.encoding_of(start)
     header = next(filter(str.strip, start.decode(encoding, "replace").splitlines()), "")
     separator = next((mark for mark in "\t;, " if mark in header), ",")
     with io.TextIOWrapper(file, encoding) as text:

@@ -30,7 +30,14 @@ from torch import nn
 from .. import complexity, plots
 from ..fast import cells as lanes
 from ..fast import kernels
-from ..files import check_at_least, check_name, check_number, check_seed, path_of
+from unnas.files import (
+    check_at_least,
+    check_name,
+    check_number,
+    check_seed,
+    encoding_of,
+    path_of,
+)
 from ..ops import OPS, STEMS, DropPath, FactorizedReduce, Unit, check_stem, operation
 from ..tasks import PooledLinear, apply_head, check_task, classification
 
@@ -420,7 +427,8 @@ def _of_file(source: str | Path) -> Genotype:
     try:
         if size > 4 * _LONGEST_TEXT:
             raise ValueError(f"has {size} bytes, which is too long for a genotype")
-        return Genotype(**_fields_of(path.read_text(encoding="utf-8-sig")))
+        text = path.read_bytes()
+        return Genotype(**_fields_of(text.decode(encoding_of(text))))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

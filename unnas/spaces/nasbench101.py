@@ -161,8 +161,8 @@ def _read_configuration(path: str | Path) -> tuple:
     none.
     """
     try:
-        cell = yaml.safe_load(files.path_of(path).read_text())["NAS"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        cell = yaml.safe_load(files.path_of(path).read_bytes())["NAS"]
+    except (yaml.YAMLError, KeyError, TypeError):
         cell = None
     if not isinstance(cell, dict) or not {"MATRIX", "OPS"} <= set(cell):
         raise ValueError(
