@@ -89,6 +89,50 @@ def test_a_changed_definition_has_another_code(module, old, new):
     assert module(TASK) != module(TASK.replace(old, new))
 
 
+HELPED = """
+import my_helpers
+from my_helpers import rotated
+from unnas import tasks
+
+
+class mine(tasks.Task):
+    name = "mine"
+    num_outputs = 4
+
+    def batch(self, images, labels, train, generator):
+        return rotated(my_helpers.cut(images))
+
+
+tasks.register("mine", mine)
+"""
+HELPER = """
+def cut(images):
+    return images[:, :, 1:, 1:]
+
+
+def rotated(images):
+    return turn(images, 1)
+
+
+def turn(images, times):
+    return images.rot90(times, (2, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    "old, new", [("1:, 1:", "2:, 2:"), ("images, 1", "images, 2"), ("rot", "rot")]
+)
+def test_what_a_definition_uses_of_other_files_counts(module, tmp_path, monkeypatch, old, new):
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = []
+    for text in (HELPER, HELPER.replace(old, new)):
+        (tmp_path / "my_helpers.py").write_text(text)
+        sys.modules.pop("my_helpers", None)
+        codes.append(module(HELPED))
+    del sys.modules["my_helpers"]
+    assert (codes[0] == codes[1]) == (old == new)
+
+
 def define(factor):
     class mine(tasks.Task):
         name = "mine"

@@ -16,7 +16,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
-from types import CodeType, FunctionType, MethodType
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 # %% ../nbs/04_registry.ipynb #f07a481b
@@ -36,6 +37,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _WRAPPERS = (partial, property, cached_property, staticmethod, classmethod, MethodType)
 _WRAPPED = ("func", "args", "keywords", "fget", "__func__", "__self__")
 _LIBRARIES = {"", "unnas", "torch", "torchvision", "numpy", *sys.stdlib_module_names}
+_INSTALLED = {"site-packages", "dist-packages"}
 
 # %% ../nbs/04_registry.ipynb #31266211
 def _rooms(thing) -> set[str]:
@@ -50,6 +52,17 @@ def _rooms(thing) -> set[str]:
 
 def _room(thing) -> str:
     return str(getattr(thing, "__module__", "")).partition(".")[0]
+
+
+def _counts(thing, rooms: set[str]) -> bool:
+    """Whether a module, or what is from one, says what a definition from these `rooms` does: it is
+    from one of them, or from a file that belongs to no installed package.
+    """
+    module = thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
+    room = module.__name__.partition(".")[0] if isinstance(thing, ModuleType) else _room(thing)
+    file = getattr(module, "__file__", None)
+    installed = file is None or _INSTALLED & set(Path(file).parts)
+    return room in rooms or not (room in _LIBRARIES or installed)
 
 # %% ../nbs/04_registry.ipynb #4b3bb3db
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -94,7 +107,7 @@ def _of_class(kind: type) -> tuple[str, list]:
 
 # %% ../nbs/04_registry.ipynb #b587bb0a
 def _insides(thing, rooms: set[str]) -> tuple[str, list]:
-    """The text and the parts of what is no plain value; nothing of what is from other `rooms`."""
+    """The text and the parts of what is no plain value; nothing of what does not count."""
     if isinstance(thing, (list, tuple)):
         return "", list(thing)
     if isinstance(thing, dict):
@@ -106,7 +119,11 @@ def _insides(thing, rooms: set[str]) -> tuple[str, list]:
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         shown = [field.name for field in dataclasses.fields(thing) if field.compare]
         return "", [type(thing), *(getattr(thing, name) for name in shown)]
-    if _room(thing) in rooms:
+    if isinstance(thing, ModuleType):
+        with suppress(OSError, TypeError):  # it has no source
+            return inspect.getsource(thing) if _counts(thing, rooms) else "", []
+        return "", []
+    if isinstance(getattr(thing, "__module__", None), str) and _counts(thing, rooms):
         if isinstance(thing, FunctionType):
             return _of_function(thing)
         if isinstance(thing, type):
@@ -118,23 +135,23 @@ def _insides(thing, rooms: set[str]) -> tuple[str, list]:
     return "", []
 
 # %% ../nbs/04_registry.ipynb #087af525
-def _texts(thing, rooms: set[str], seen: dict[int, Any]) -> Iterator[str]:
-    """The texts and plain values that `thing` is made of, in an order of their own, without those
-    of what has been `seen`.
-    """
-    if isinstance(thing, _PLAIN):
-        yield repr(thing)
-    elif id(thing) not in seen:
-        seen[id(thing)] = thing
-        text, parts = _insides(thing, rooms)
-        yield text
-        for part in parts:
-            yield from _texts(part, rooms, seen)
+def _texts(thing) -> Iterator[str]:
+    """The texts and plain values that `thing` is made of, each once, in an order of their own."""
+    rooms, seen, rest = _rooms(thing), {}, [thing]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, _PLAIN):
+            yield repr(part)
+        elif id(part) not in seen:
+            seen[id(part)] = part
+            text, parts = _insides(part, rooms)
+            yield text
+            rest += reversed(parts)
 
 
 def _code_of(thing) -> str:
     """Twenty hex digits for what was defined outside of this package; "" for what was not."""
-    text = "\n".join(filter(None, _texts(thing, _rooms(thing), {})))
+    text = "\n".join(filter(None, _texts(thing)))
     return text and hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:20]
 
 # %% ../nbs/04_registry.ipynb #f3f42eeb
