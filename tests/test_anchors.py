@@ -212,6 +212,26 @@ def test_cells_without_a_size_are_counted(written, tmp_path, home, capsys):
     assert table.groupby("cells").n.max().to_dict() == {"all": 11, "with scores": 9}
 
 
+def test_the_paper_is_judged_by_published_accuracies_too(written, tmp_path, home, capsys):
+    path, own = str(tmp_path / "accuracies.csv"), untrained()
+    accuracies = pd.DataFrame(dict(hash=HASHES[:8], val108=noisy(8, 0.5, 80, 90)))
+    accuracies = accuracies.assign(test108=noisy(8, 1, 80, 90)[::-1])
+    accuracies.to_csv(path, index=False)
+    given = page(tmp_path, written, accuracy_table=path)
+    table = anchors.published_table(given, anchors.read_tables(given), own).set_index("score")
+    assert "test108 of 8 cells with scores; 2 are left out" in capsys.readouterr().out
+    x, z = accuracies.set_index("hash").test108, own.parameters[HASHES[:8]]
+    scores = tables()["scores_table"].set_index("hash").loc[HASHES[:8]]
+    for name in scores:
+        assert table.rho[name] == pytest.approx(slow_rho(x, scores[name]), abs=1e-9)
+        assert table.partial[name] == pytest.approx(slow_partial(x, scores[name], z), abs=1e-9)
+    accuracies[:1].assign(hash=HASHES[11]).to_csv(path, index=False)
+    with pytest.raises(
+        ValueError, match="accuracy_table=.*: has 0 of the cells with scores; a ran"
+    ):
+        anchors.published_table(given, anchors.read_tables(given), own)
+
+
 def test_the_table_of_transnas_is_that_of_slow_formulas(written, tmp_path, home):
     found = anchors.read_tables(page(tmp_path, written))
     table = anchors.transnas_table(page(tmp_path), found).set_index(["space", "target", "score"])

@@ -8,7 +8,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -372,8 +372,10 @@ def test_groups_stand_against_random_architectures():
     architectures |= {("cifar10", "rnd", 0): drawn[2]}
     values = [[50, 52], [40, 42], [46, 44], [60, 62], [52, 50], [70, 71], [65, 65], [47, 48]]
     values += [[45, 46], [41, 42], [30, 31]]
-    table = tables.comparisons(*scored(architectures, values), names[:3])
+    collapsed = {("cifar10", "col", 0), ("cifar10", "cls", 1)}
+    table = tables.comparisons(*scored(architectures, values), names[:3], collapsed)
     found = table.set_index(["group", "against"])
+    assert found.collapsed.groupby("group").max().sum() == 3  # col, cls, and without labels
     random = "random architectures"
     own = found.loc["searched here without labels", random]
     assert own.n == 2 and own["mean"] == 56 and own.difference == pytest.approx(56 - 137 / 3)
@@ -409,6 +411,24 @@ def test_groups_stand_against_random_architectures():
     assert not len(tables.comparisons({}, pd.DataFrame(dict(score=[])), []))
 
 
+def test_what_a_wider_network_gains_is_told_within_groups():
+    drawn = darts.sample(6, seed=0)
+    names = ["random 0", "random 1", "random 2", "pdarts", "imagenet_rot", "imagenet_jig"]
+    values = [[50], [53], [55], [70], [60], [64]]
+    specs, runs = scored(dict(zip(names, drawn)), values)
+    for name, width in zip(names, (8, 10, 12, 20, 8, 12)):
+        specs[name] = [replace(spec, width=width) for spec in specs[name]]
+    table = SimpleNamespace(specs=specs, runs=runs, drawn=names[:3])
+    x, y = np.array([-1, 0, 1, -1, 1]), np.array([-8 / 3, 1 / 3, 7 / 3, -2, 2])
+    slope, left = (x * y).sum() / 4, 6 - 3 - 1  # three groups, one of them of one architecture
+    reach = stats.t.ppf(0.975, left) * np.sqrt(((y - slope * x) ** 2).sum() / left / 4)
+    assert f"{slope:+.1f} points better [{slope - reach:+.1f}, {slope + reach:+.1f}], over 6" in (
+        tables.of_width(table)
+    )
+    table.drawn, table.specs = [], {name: [replace(s[0], width=8)] for name, s in specs.items()}
+    assert tables.of_width(table) == "All networks of a group are of one width."
+
+
 def test_the_first_of_random_architectures_is_selected_by_the_mean_of_its_seeds(tmp_path):
     kept = study.Store(tmp_path / "records", released=tmp_path / "released")
     specs = [
@@ -432,8 +452,9 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
     assert "No comparison" in tables.in_short("table1")
     rows = [("a", -1.0, -2.0, 0.1), ("b", -3.0, -4.0, -2.0), ("c", 3.0, 1.0, 5.0)]
     table = pd.DataFrame(rows, columns=["group", "difference", "low", "high"])
-    table["against"], table["n"] = "random architectures", 2
-    table = pd.concat([table, table[2:].assign(group="d", n=1)], ignore_index=True)
+    table["against"], table["n"], table["collapsed"] = "random architectures", 2, [0, 0, 1]
+    table["width"] = [10.0, 11.5, 13.0]
+    table = pd.concat([table, table[2:].assign(group="d", n=1, collapsed=0)], ignore_index=True)
     (tmp_path / "figures/laptop").mkdir(parents=True)
     table[table.group != "c"].to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     said = tables.in_short("table1")
@@ -447,7 +468,12 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
         verdict="undecided",
     )
     table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
-    assert tables.in_short("table1").startswith("**Better than random architectures of the same")
+    said = tables.in_short("table1")
+    assert said.startswith(
+        "**Better than random architectures of the same budget**: c (+3.0 points"
+    )
+    assert "[+1.0, +5.0]; 1 of 2 may have collapsed)" in said and "3 groups" in said
+    assert "groups have 10.0 to 13.0 on average" in said
 
 
 def test_the_claim_on_searches_is_judged_by_the_interval_to_those_with_labels(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'Tier', 'table_genotypes', 'tiers', 'of_searched', 'text_hash', 'freeze', 'read', 'frozen', 'repeated',
-           'colorization_stops', 'stopped', 'primary', 'SoFar', 'so_far', 'claims', 'shown_claims', 'in_short', 'bars',
-           'against']
+           'colorization_stops', 'stopped', 'primary', 'SoFar', 'so_far', 'processors', 'claims', 'shown_claims',
+           'in_short', 'bars', 'against']
 
 # %% ../nbs/40_protocol.ipynb #49055100
 import hashlib
@@ -450,6 +450,20 @@ def so_far(store: study.Store | None = None) -> SoFar:
     _, rho = report.ranked(scored, untrained, tasks)
     return SoFar(specs, runs, _published_accuracies(specs), rho, _missing(store))
 
+# %% ../nbs/40_protocol.ipynb #2f68ca07
+def processors(found: SoFar, store: study.Store | None = None) -> pd.DataFrame:
+    """How many architectures have runs by just these kinds of processor, by space; a run that names
+    no kind counts as "not recorded".
+    """
+    store, kinds = store or study.Store(), {}
+    for spec in found.specs:
+        kind = store.get(spec.id)["provenance"].get("device", "").partition(",")[0]
+        own = kinds.setdefault((spec.space, spec.architecture_id), set())
+        own.add("not recorded" if kind in ("", "x86_64") else kind)
+    rows = [(space, " and ".join(sorted(own))) for (space, _), own in kinds.items()]
+    table = pd.DataFrame(rows, columns=["space", "processors"])
+    return table.value_counts(sort=False).rename("architectures").reset_index()
+
 # %% ../nbs/40_protocol.ipynb #c70f7c57
 _ENDS = ["rho", "low", "high"]
 
@@ -500,6 +514,13 @@ def _size_and_truth(found: SoFar) -> tuple[float, float, float]:
     return _ends(stats.spearman(truth, size.to_numpy(float), resamples=report.RESAMPLES))
 
 
+def _published(task: str, columns: list[str]) -> str:
+    """What the paper's own trainings for a task say of its cells' published accuracy."""
+    table = anchors.released("anchors_published")
+    known = table[table["score"] == task] if len(table) else table
+    return _interval(*known[columns].iloc[0]) if len(known) else "not asked"
+
+
 def _with_truth(found: SoFar, task: str) -> stats.Correlation:
     """How a pretext task ranks cells by their published accuracy."""
     scored = found.runs.assign(score=study.judged(found.runs, "best"))
@@ -529,36 +550,31 @@ def _ranking_claims(found: SoFar) -> list[dict]:
             of_truth = dict(
                 n=str(true.n), here=_interval(*_ends(true)), baseline="size " + _interval(*size)
             )
-            said = dict(paper="not asked", verdict=_above(true.low, true.high) + ending)
+            said = dict(paper=_published(task, _ENDS), verdict=_above(true.low, true.high) + ending)
             rows.append(dict(claim=f"{title} published accuracy does") | of_truth | said)
     return rows
 
 # %% ../nbs/40_protocol.ipynb #3b7fae68
 def _primary_claims(found: SoFar, tests: pd.DataFrame) -> list[dict]:
     """The primary hypotheses that have been computed."""
-    published = anchors.released("anchors_cells")
-    rows = []
+    partial, size = ["partial", "partial_low", "partial_high"], _size_and_truth(found)
+    control, rows = _of(found.rho, "darts", "rnd"), []
     for number, test in tests[tests["task"].isin(found.tasks)].iterrows():
         task, space = test["task"], plots.SPACE_TITLES[test["space"]]
         title = f"{number}. {space}: {plots.TASK_TITLES[task].lower()} says more than"
-        random = test["space"] == "darts"
-        of_paper = published[(published["score"] == task) & (published["cells"] == "with scores")]
-        known = () if random or not len(of_paper) else of_paper.iloc[0]
-        control = _of(found.rho, "darts", "rnd")
-        rows.append(
-            dict(
-                claim=f"{title} {'random labels' if random else 'the size'}",
-                paper="not asked"
-                if not len(known)
-                else _interval(*known[["partial", "partial_low", "partial_high"]]),
-                n=f"{test['n']}",
-                here=_interval(test["value"], test["low"], test["high"]),
-                baseline="random labels " + _interval(*control[_ENDS])
-                if random
-                else "size " + _interval(*_size_and_truth(found)),
-                verdict=_judged(test, found.interim),
-            )
+        if test["space"] == "darts":
+            own = dict(claim=f"{title} random labels", paper="not asked")
+            baseline = f"random labels {_interval(*control[_ENDS])}"
+        else:
+            own = dict(claim=f"{title} the size", paper=_published(task, partial))
+            baseline = f"size {_interval(*size)}"
+        came_out = dict(
+            n=str(test["n"]),
+            here=_interval(test["value"], test["low"], test["high"]),
+            baseline=baseline,
+            verdict=_judged(test, found.interim),
         )
+        rows.append(own | came_out)
     return rows
 
 # %% ../nbs/40_protocol.ipynb #0517bc08
@@ -601,7 +617,7 @@ def claims(found: SoFar, tests: pd.DataFrame) -> pd.DataFrame:
     searched |= {row.search_task: row for row in paper.TABLE1 if row.genotype == "imagenet_cls"}
     without = ", ".join(f"{searched[task].mean:.1f}" for task in _TASKS)
     search = dict(
-        claim="Cells found by rotation, jigsaw, colorization are as good",
+        claim="Exploratory: cells found by rotation, jigsaw, colorization are as good",
         paper=f"{without}; with labels {searched['cls'].mean:.1f} (ImageNet, %)",
         **_search_claim(),
     )
@@ -648,15 +664,22 @@ def _said_of_tests(tests: pd.DataFrame) -> str:
     return f"Of the six primary hypotheses: {', '.join(parts)}."
 
 # %% ../nbs/40_protocol.ipynb #0f3dfe6f
-def _said_against(table: pd.DataFrame) -> str:
+def _said_against(found: SoFar, tests: pd.DataFrame) -> str:
     """How many of the rows of `against` say what."""
+    table = against(found, tests)
     counts = table["says"].value_counts()
     parts = [f"{number} {said}" for said, number in counts.sort_index().items()]
     listed = " ".join(
         f"{row.space}, {row.task.lower()}: {row[1]} ({row.here})."
         for row in table[table["says"] == "against"].itertuples()
     )
-    return f"Of {len(table)} things that the protocol lists: {', '.join(parts)}. {listed}".strip()
+    later = [plots.TASK_TITLES[task].lower() for task in _TASKS if task not in found.tasks]
+    later = ", ".join([*later, "noise", "shuffled pixels"])
+    said = (
+        f"Of {len(table)} rows, to which those of {later} will be added: {', '.join(parts)}."
+        f" None but the hypotheses is corrected for their number. {listed}"
+    )
+    return said.strip()
 
 # %% ../nbs/40_protocol.ipynb #a83ab0c5
 def in_short(found: SoFar, tests: pd.DataFrame) -> report.Prose:
@@ -674,10 +697,10 @@ def in_short(found: SoFar, tests: pd.DataFrame) -> report.Prose:
         f" {', '.join(words)}, with labels and with random labels, two seeds each{missing}."
         + (" This is an interim look, which decides nothing." if found.interim else ""),
         f"**Do they rank as labels do?** {_said_of_rankings(found)}",
-        "**Would any task do?** In the DARTS space the ease with which random labels are learned"
-        f" ranks with {_interval(random['rho'], random['low'], random['high'])}.",
+        "**Would any task do?** In the DARTS space, how well random labels are learned ranks"
+        f" architectures by supervised accuracy with a ρ of {_interval(*random[_ENDS])}.",
         f"**What was to be decided.** {_said_of_tests(tests)}",
-        f"**What counts against the claim.** {_said_against(against(found, tests))}",
+        f"**What counts against the claim.** {_said_against(found, tests)}",
     ]
     return report.Prose("\n".join(f"- {line}" for line in lines))
 
@@ -744,7 +767,10 @@ def _criteria(found: SoFar, tests: pd.DataFrame, resamples: int) -> Iterator[tup
             whose, rho = "published accuracy", _ends(_with_truth(found, task))
             more = _ends(stats.rho_difference(x, y, control, resamples=resamples))
         behind = half.value - half.self, half.gap_low, half.gap_high
-        reached = f"; it reaches {_interval(*_ends(half))}, its ceiling is {half.ceiling:.2f}"
+        reached = (
+            f" of {half.n} architectures; it reaches {_interval(*_ends(half))}, its ceiling is"
+            f" {half.ceiling:.2f}"
+        )
         ceiling = f", ceiling {own['ceiling']:.2f}" if space == "darts" else ""
         more_by = dict(before="difference of ρ ")
         for criterion in (

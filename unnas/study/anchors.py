@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'read_table', 'read_tables', 'released', 'draw_figure2', 'untrained_cells', 'cell_points', 'cell_table',
-           'draw_cells', 'size_table', 'transnas_points', 'transnas_table', 'draw_transnas', 'chosen_by', 'draw_curves',
-           'write_sources']
+           'draw_cells', 'published_table', 'size_table', 'transnas_points', 'transnas_table', 'draw_transnas',
+           'chosen_by', 'draw_curves', 'write_sources']
 
 # %% ../../nbs/37_study.anchors.ipynb #3c50f873
 import hashlib
@@ -61,7 +61,7 @@ _FORMS = {
 
 # %% ../../nbs/37_study.anchors.ipynb #e8bf5496
 # what the parameters of the notebook can be
-PARAMETERS = dict.fromkeys((*_FORMS, "architectures"), text)
+PARAMETERS = dict.fromkeys((*_FORMS, "accuracy_table", "architectures"), text)
 
 # %% ../../nbs/37_study.anchors.ipynb #c552f52a
 def _named_rows(table: pd.DataFrame, form: _Form) -> pd.DataFrame:
@@ -128,7 +128,7 @@ def read_table(parameter: str, path: str) -> pd.DataFrame:
 # %% ../../nbs/37_study.anchors.ipynb #8b1cff3c
 def read_tables(page: Page) -> dict[str, pd.DataFrame]:
     """The tables that a page is given, by parameter. Cells without an accuracy on ImageNet are left
-    out, and counted.
+    out, and counted. accuracy_table is one of NAS-Bench-101, as `nasbench101.accuracies` reads it.
     """
     given = {name: getattr(page, name) for name in _FORMS}
     found = {name: read_table(name, path) for name, path in given.items() if path}
@@ -143,6 +143,8 @@ def read_tables(page: Page) -> dict[str, pd.DataFrame]:
         found["scores_table"] = found["scores_table"].loc[both]
         if left:
             print(f"scores_table: {left} cells are left out, which imagenet_table lacks")
+    if page.accuracy_table:
+        found["accuracy_table"] = nasbench101.accuracies(page.accuracy_table)
     return found
 
 # %% ../../nbs/37_study.anchors.ipynb #f374de8a
@@ -221,22 +223,30 @@ def untrained_cells(page: Page) -> pd.DataFrame:
 
 # %% ../../nbs/37_study.anchors.ipynb #7b8b1efe
 def cell_points(
-    tables: Mapping[str, pd.DataFrame], untrained: pd.DataFrame, scored: bool
+    truth: pd.Series, untrained: pd.DataFrame, scores: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """The paper's cells as points: `x` is the accuracy on ImageNet, `y` a score, a row for each
-    score and cell. All cells with the scores without training, or those that are `scored` on
-    CIFAR-10 as well.
+    """The paper's cells as points: `x` is an accuracy, the `truth`, and `y` a score, a row for each
+    score and cell. All cells with the scores without training, or those that have other `scores`
+    as well.
     """
-    truth = tables["imagenet_table"]["imagenet_top1"].rename("x")
     own = untrained[["naswot", "synflow", "parameters"]]
-    scores = tables["scores_table"].join(own, how="inner") if scored else own
-    cells = truth.to_frame().join(untrained[["multiply_adds"]], how="inner")
+    scores = own if scores is None else scores.join(own, how="inner")
+    cells = truth.rename("x").to_frame().join(untrained[["multiply_adds"]], how="inner")
     cells = cells.join(scores, how="inner").rename_axis("architecture")
     kept = ["x", "multiply_adds"]
     sizes = cells["parameters"].rename("size")
     points = cells.reset_index().melt(["architecture", *kept], var_name="task", value_name="y")
     points["parameters"] = points["architecture"].map(sizes)
     return points.assign(space="nasbench101")
+
+# %% ../../nbs/37_study.anchors.ipynb #6720cca0
+def _ranked(points: pd.DataFrame) -> pd.DataFrame:
+    """How each score ranks the points, by the names of the scores."""
+    rho = stats.summary(points).rename(columns=dict(task="score"))
+    titles = rho["score"].map(lambda name: plots.SCORE_TITLES[name])
+    columns = "title score n dropped rho low high p tau partial partial_low partial_high gain"
+    columns += " gain_low gain_high better_half better_half_low better_half_high reason"
+    return rho.assign(title=titles)[columns.split()]
 
 # %% ../../nbs/37_study.anchors.ipynb #f48796f9
 def cell_table(
@@ -250,16 +260,11 @@ def cell_table(
         lacks = len(tables["imagenet_table"].index.difference(untrained.index))
         if lacks:
             print(f"{lacks} cells are left out, of which anchors_untrained.csv has no size")
-        blocks = []
-        for group, scored in (("with scores", True), ("all", False)):
-            points = cell_points(tables, untrained, scored)
-            rho = stats.summary(points).rename(columns=dict(task="score"))
-            rho.insert(0, "cells", group)
-            rho.insert(2, "title", rho["score"].map(lambda name: plots.SCORE_TITLES[name]))
-            blocks.append(rho)
-        columns = "cells title score n dropped rho low high p tau partial partial_low partial_high"
-        columns += " gain gain_low gain_high better_half better_half_low better_half_high reason"
-        return pd.concat(blocks, ignore_index=True)[columns.split()]
+        truth, blocks = tables["imagenet_table"]["imagenet_top1"], []
+        for group, scores in (("with scores", tables["scores_table"]), ("all", None)):
+            blocks.append(_ranked(cell_points(truth, untrained, scores)))
+            blocks[-1].insert(0, "cells", group)
+        return pd.concat(blocks, ignore_index=True)
 
     needs = ["imagenet_table", "scores_table", "architectures"]
     return _computed(page, "anchors_cells", needs, _known(tables, untrained), compute)
@@ -281,8 +286,34 @@ def draw_cells(page: Page, table: pd.DataFrame):
         rest.assign(panel=f"{rest['n'].iloc[0]} cells"),
     ]
     shown = pd.concat(panels, ignore_index=True).assign(ceiling=np.nan, reason="")
-    label = "ρ with ImageNet accuracy, and 95% interval"
+    label = "ρ, or partial ρ, with ImageNet accuracy, 95% interval"
     return page.save(plots.correlation_panels(shown, xlabel=label), "anchors_cells")
+
+# %% ../../nbs/37_study.anchors.ipynb #1dddaed4
+def published_table(
+    page: Page, tables: Mapping[str, pd.DataFrame], untrained: pd.DataFrame
+) -> pd.DataFrame:
+    """How the paper's tasks rank its cells by their published accuracy on CIFAR-10: a row for each
+    score. Raises ValueError for a table that has fewer than two
+    of the cells.
+    """
+
+    def compute():
+        accuracies = tables["accuracy_table"]
+        column = "test108" if "test108" in accuracies else accuracies.columns[0]
+        points = cell_points(accuracies[column].dropna(), untrained, tables["scores_table"])
+        cells = points["architecture"].unique()
+        lacks = len(tables["scores_table"]) - len(cells)
+        print(f"accuracy_table: {column} of {len(cells)} cells with scores; {lacks} are left out")
+        if len(cells) < 2:
+            raise ValueError(
+                f"accuracy_table={page.accuracy_table!r}: has {len(cells)} of the cells with"
+                " scores; a ranking needs two, pass a table with more of them"
+            )
+        return _ranked(points)
+
+    needs = ["scores_table", "accuracy_table", "architectures"]
+    return _computed(page, "anchors_published", needs, _known(tables, untrained), compute)
 
 # %% ../../nbs/37_study.anchors.ipynb #619ef6eb
 def size_table(
@@ -390,7 +421,8 @@ def chosen_by(
     """
 
     def points():
-        return pd.concat([cell_points(tables, untrained, True), transnas_points(tables, "object")])
+        truth, scores = tables["imagenet_table"]["imagenet_top1"], tables["scores_table"]
+        return pd.concat([cell_points(truth, untrained, scores), transnas_points(tables, "object")])
 
     known, needs = _known(tables, untrained), [*_FORMS, "architectures"]
     parts = dict(curves=stats.random_experiments, regret=regrets)
@@ -414,7 +446,7 @@ def write_sources(page: Page) -> None:
     """
     path = home() / "figures" / "anchors_source.json"
     sources = json.loads(path.read_text()) if path.is_file() else {}
-    for name in _FORMS:
+    for name in (*_FORMS, "accuracy_table"):
         if given := getattr(page, name):
             file = path_of(given)
             digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'RANDOM', 'WITH_LABELS', 'WITHOUT_LABELS', 'genotypes_of', 'random_genotypes', 'selected_genotypes',
-           'cost', 'fill_table', 'show_table', 'Table', 'count', 'show', 'comparisons', 'draw', 'compare', 'in_short',
-           'constant', 'predictions']
+           'cost', 'fill_table', 'show_table', 'Table', 'count', 'show', 'comparisons', 'draw', 'compare', 'of_width',
+           'in_short', 'constant', 'predictions']
 
 # %% ../../nbs/34_study.tables.ipynb #6c2733fd
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -271,7 +271,7 @@ class Table:
 
     def __init__(self, page: Page):
         self.page, self.evaluation = page, evaluation(page.name, page.scale)
-        self.searches, self.published, self.specs = [], {}, {}
+        self.searches, self.published, self.specs, self.collapsed = [], {}, {}, set()
         if page.architectures != "published":
             chosen = dict(datasets=page.datasets, tasks=page.tasks, seeds=page.search_seeds)
             self.searches = searches_of(page, root=page.root, **chosen)
@@ -287,6 +287,8 @@ class Table:
         for record in filter(None, records_of(self.searches)):
             for warning in record["result"]["warnings"]:
                 spec = record["spec"]
+                if "may have collapsed" in warning:
+                    self.collapsed.add((spec["data"]["name"], spec["task"], spec["seed"]))
                 print(f"Warning: {spec['task']}, seed {spec['seed']}: {warning}.")
         return found[["task", "seed", "status", "chance", "final", "seconds"]].round(1)
 
@@ -306,9 +308,11 @@ class Table:
         self.drawn = [name for name in drawn if name in self.specs]
         runs = page.collect([spec for group in self.specs.values() for spec in group])
         self.runs = page.judge(runs)
+        trained = {spec.id: spec for specs in self.specs.values() for spec in specs}
+        architectures = {spec.architecture for spec in trained.values()}
         print(
-            f"{len(self.runs)} trainings of {len(self.specs)} architectures,"
-            f" {(self.runs.status != 'done').sum()} of them not done"
+            f"{len(trained)} trainings of {len(architectures)} architectures, in {len(self.specs)}"
+            f" rows; {(self.runs.status != 'done').sum()} of them not done"
         )
         return self.runs
 
@@ -369,11 +373,15 @@ def _groups_of(key: Any) -> list[str]:
 
 # %% ../../nbs/34_study.tables.ipynb #b62c3038
 def comparisons(
-    specs: Mapping[Any, list[Spec]], runs: pd.DataFrame, random: Sequence[str]
+    specs: Mapping[Any, list[Spec]],
+    runs: pd.DataFrame,
+    random: Sequence[str],
+    collapsed: Container = (),
 ) -> pd.DataFrame:
     """Each group of architectures of a table against its `random` ones, and searches without labels
-    against those with labels and by random labels: `n` architectures, the mean of their scores, its
-    difference to the mean of the others, and the 95% interval `low` to `high` of that (Welch).
+    against those with labels and by random labels: `n` architectures, how many of their searches
+    may have `collapsed`, their mean `width` in channels, the mean of their scores, its difference
+    to the mean of the others, and the 95% interval `low` to `high` of that (Welch).
 
     `specs` and `runs` are those of `fill_table`. A training without a score counts for nothing, and
     what has nothing to compare with is left out.
@@ -397,13 +405,15 @@ def comparisons(
         level = [scores[name].mean() for name in others]
         each = [scores[name].mean() for name in own] if len(own) > 1 else scores[own[0]]
         mean = np.mean(each)
-        row = dict(group=title, against=against, n=len(own), mean=mean)
+        width = np.mean([specs[name][0].width for name in own])
+        row = dict(group=title, against=against, n=len(own), width=width, mean=mean)
+        row |= dict(collapsed=sum(name in collapsed for name in own))
         row["difference"] = mean - np.mean(level)
         if len(each) > 1:
             ends = scipy.stats.ttest_ind(each, level, equal_var=False).confidence_interval(0.95)
             row |= dict(low=ends.low, high=ends.high)
         rows.append(row)
-    columns = ["group", "against", "n", "mean", "difference", "low", "high"]
+    columns = ["group", "against", "n", "collapsed", "width", "mean", "difference", "low", "high"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 # %% ../../nbs/34_study.tables.ipynb #69ebd106
@@ -428,8 +438,35 @@ def draw(table: Table, score: str):
 # %% ../../nbs/34_study.tables.ipynb #49de5624
 def compare(table: Table) -> pd.DataFrame:
     """Save the `comparisons` of a table; they, to be shown."""
-    found = comparisons(table.specs, table.runs, table.drawn)
+    found = comparisons(table.specs, table.runs, table.drawn, table.collapsed)
     return table.page.save_table(found, f"{table.page.name}_groups")
+
+# %% ../../nbs/34_study.tables.ipynb #d3ee024b
+def of_width(table: Table) -> Prose:
+    """What a network gains by two channels more, within the groups of a table: the slope that all
+    groups share, with its 95% interval, in words.
+    """
+    trained = {}  # an architecture counts once, by the first of its groups
+    for name, own in _scores_of(table.specs, table.runs).items():
+        spec, score = table.specs[name][0], own.mean()
+        title = RANDOM if name in table.drawn else _groups_of(name)[0]
+        if not math.isnan(score):
+            trained.setdefault(spec.architecture, (title, spec.width / 2, score))
+    frame = pd.DataFrame(trained.values(), columns=["group", "pairs", "score"])
+    inside = frame[["pairs", "score"]] - frame.groupby("group")[["pairs", "score"]].transform(
+        "mean"
+    )
+    spread, left = (inside["pairs"] ** 2).sum(), len(frame) - frame["group"].nunique() - 1
+    if left < 1 or not spread:
+        return Prose("All networks of a group are of one width.")
+    slope = (inside["pairs"] * inside["score"]).sum() / spread
+    noise = ((inside["score"] - slope * inside["pairs"]) ** 2).sum() / left
+    reach = scipy.stats.t.ppf(0.975, left) * math.sqrt(noise / spread)
+    return Prose(
+        f"Within the groups, networks with two channels more are {slope:+.1f} points better"
+        f" [{slope - reach:+.1f}, {slope + reach:+.1f}], over {len(frame)} architectures. Where two"
+        " groups differ in `width`, their difference may be that much due to it, per two channels."
+    )
 
 # %% ../../nbs/34_study.tables.ipynb #68b4df90
 def in_short(name: str) -> Prose:
@@ -441,7 +478,8 @@ def in_short(name: str) -> Prose:
 
     def named(rows):
         return ", ".join(
-            f"{row.group} ({row.difference:+.1f} points [{row.low:+.1f}, {row.high:+.1f}])"
+            f"{row.group} ({row.difference:+.1f} points [{row.low:+.1f}, {row.high:+.1f}]"
+            + (f"; {row.collapsed} of {row.n} may have collapsed)" if row.collapsed else ")")
             for row in rows.itertuples()
         )
 
@@ -450,7 +488,7 @@ def in_short(name: str) -> Prose:
     rest = groups.drop([*better.index, *worse.index])
     said = "**Nothing here is known to be better than random architectures of the same budget.**"
     if len(better):
-        said = f"**Better than random architectures of the same budget: {named(better)}.**"
+        said = f"**Better than random architectures of the same budget**: {named(better)}."
     if len(rest):
         said += f" Not known to be better or worse: {named(rest)}."
     if len(worse):
@@ -461,8 +499,10 @@ def in_short(name: str) -> Prose:
             f" same way: {named(single)}."
         )
     return Prose(
-        f"{said} These are differences to the mean of random ones, with 95% intervals that"
-        " are not corrected for their number."
+        f"{said} These are differences to the mean of random ones, with 95% intervals that are not"
+        f" corrected for their number, {len(groups)} groups. The budget is met in steps of two"
+        f" channels: groups have {groups['width'].min():.1f} to {groups['width'].max():.1f} on"
+        " average, and part of a difference may be that."
     )
 
 # %% ../../nbs/34_study.tables.ipynb #6df3148f
