@@ -644,22 +644,24 @@ def test_what_is_said_of_similar_cells_follows_from_the_interval(tmp_path, monke
     assert "No searches are released" in cells.in_short()
     (tmp_path / "figures/laptop").mkdir(parents=True)
     alphas = ["normal_alphas", "reduction_alphas"]
-    columns = ["pairs_of", "similarity", "low", "high", *alphas]
+    columns = ["pairs_of", "pairs", "similarity", "low", "high", *alphas]
     columns += [f"{name}_{end}" for name in alphas for end in ("low", "high")]
     for low, said in ((0.3, "agree with each other more"), (0.1, "is undecided")):
         rows = [
-            ("found here: same images and task, other seed", 0.4, low, 0.5, 0.6, 0.1, 0.3, 0.9),
-            ("found here: a task, and random labels", 0.25),
-            ("untrained searches", 0.22),
+            ("found here: same images and task, other seed", 12, 0.4, low, 0.5, 0.6, 0.1, 0.3, 0.9),
+            ("found here: a task, and random labels", 3, 0.25),
+            ("untrained searches", 7, 0.22),
         ]
         table = pd.DataFrame([dict(zip(columns, row)) for row in rows], columns=columns)
         table.to_csv(tmp_path / "figures/laptop/cells_groups.csv", index=False)
         words = cells.in_short()
-        assert said in words and f"different seeds 40% [{low:.0%}, 50%]" in words
-        assert "one by a task and one by random labels 25%, two that learn nothing 22%." in words
-        same = "two searches by one task, with different seeds"
-        assert f"normal cells, without none, correlate: {same} 0.60 [" in words
-        assert words.endswith(f"reduction cells, without none, correlate: {same} 0.10.")
+        assert said in words
+        assert words.splitlines()[-3:] == [
+            f"| searches by one task, with different seeds | 12 | 40% [{low:.0%}, 50%]"
+            " | 0.60 [0.30, 0.90] | 0.10 |",
+            "| one by a task, one by random labels | 3 | 25% |  |  |",
+            "| searches that learn nothing | 7 | 22% |  |  |",
+        ]
 
 
 def test_alphas_are_compared_edge_by_edge_around_their_mean():

@@ -753,9 +753,14 @@ def measure(results: Results, groups: Iterable[str]) -> None:
             results.add(row)
 
 # %% ../nbs/48_bench.ipynb #e1387da0
+def _at_most(table: pd.DataFrame) -> pd.Series:
+    """Whether a small ratio is the goal of each row, as of memory."""
+    return table["work"].str.endswith("(at most)")
+
+
 def reached(table: pd.DataFrame) -> pd.Series:
     """Whether each row has its goal: a ratio of at least, or at most, so much."""
-    at_most = table["work"].str.endswith("(at most)")
+    at_most = _at_most(table)
     above, below = table["ratio"] >= table["at_least"], table["ratio"] <= table["at_least"]
     return above.where(~at_most, below)
 
@@ -849,7 +854,9 @@ def gpu_runs(folder: str | Path | None = None) -> list[tuple[pd.DataFrame, dict]
 
 # %% ../nbs/48_bench.ipynb #79f9a5c2
 def gpu_sentence(runs: list[tuple[pd.DataFrame, dict]]) -> str:
-    """How many rows of `gpu_runs()` have their goal, and what has not been measured."""
+    """How many rows of `gpu_runs()` have their goal, of speed and of memory, and what has not been
+    measured.
+    """
     if not runs:
         return (
             "What this package does on a GPU (recorded steps, compiled operations, several runs on"
@@ -860,10 +867,13 @@ def gpu_sentence(runs: list[tuple[pd.DataFrame, dict]]) -> str:
     for table, about in runs:
         goals = table.dropna(subset=["at_least"]) if len(table) else table
         left = [name for name, state in about["parts"].items() if not state.startswith("done")]
+        counts = []
+        for kind, own in (("speed", goals[~_at_most(goals)]), ("memory", goals[_at_most(goals)])):
+            if len(own):
+                counts.append(f"{reached(own).sum()} of {len(own)} goals of {kind}")
         lines.append(
-            f"{about['device']}: {reached(goals).sum() if len(goals) else 0} of {len(goals)} rows"
-            f" reach their goal. Measured on {about['date'][:10]} at commit {about['commit']} with"
-            f" PyTorch {about['torch']}."
+            f"{about['device']}: {' and '.join(counts) or 'no goals'} are reached. Measured on"
+            f" {about['date'][:10]} at commit {about['commit']} with PyTorch {about['torch']}."
             + (f" Failed, or not wholly measured: {', '.join(left)}." if left else "")
         )
     return "\n".join(lines)

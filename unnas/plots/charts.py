@@ -218,14 +218,16 @@ def _ends(points: pd.DataFrame, axis: str) -> pd.Series:
     return pd.concat([scores, scores - deviations, scores + deviations])
 
 # %% ../../nbs/05_plots.charts.ipynb #90cc05af
-def _panel_limits(points: pd.DataFrame, line: pd.DataFrame) -> tuple[float, float]:
+def _panel_limits(
+    points: pd.DataFrame, line: pd.DataFrame, text_lines: int = 2
+) -> tuple[float, float]:
     """Limits of the vertical axis that hold the bars of most points and the line, and leave room
-    for the legend below.
+    for a legend of so many lines below.
     """
     low, high = _robust_limits(_ends(points, "y"))
     high = max([high, *(line["y"] + 0.03 * (high - low))])
     least = _robust_limits(points["y"])[0]
-    bottom = min([low, least - 0.3 * (high - least), *line["y"]])
+    bottom = min([low, least - (0.1 + 0.1 * text_lines) * (high - least), *line["y"]])
     # accuracies begin at 0, which negated losses do not
     return max(0.0, bottom) if least >= 0 else bottom, high
 
@@ -349,9 +351,12 @@ def scatter_panels(
                     f"summary: has no row for space {space!r} and task {task!r}; pass stats.summary"
                     " of the same pairs"
                 )
-            y_limits = low, high = _panel_limits(points[points["x"].notna()], line)
-            beyond = _points_beyond(points, x_limits, y_limits)
             paper = (published or {}).get(space, {}).get(task)
+            told = 2 + (paper is not None)
+            y_limits = _panel_limits(points[points["x"].notna()], line, told)
+            if _points_beyond(points, x_limits, y_limits):  # which takes a line to say
+                y_limits = _panel_limits(points[points["x"].notna()], line, told + 1)
+            beyond = _points_beyond(points, x_limits, y_limits)
             text = _correlation_text(results.iloc[0], beyond, paper)
             _scatter_panel(ax, points, line, text, TASK_COLORS.get(task, "#4c72b0"))
             unit = (units or {}).get(task, "accuracy (%)")
@@ -883,8 +888,9 @@ def score_panels(points: pd.DataFrame, correlations: pd.DataFrame, *, xlabel: st
     return _finished(figure)
 
 # %% ../../nbs/05_plots.charts.ipynb #728a4ca2
-def correlation_panels(correlations: pd.DataFrame, *, xlabel: str) -> Figure:
-    """Bars of rank correlations: a panel for each name in the column panel, a bar for each row.
+def correlation_panels(correlations: pd.DataFrame, *, xlabel: str | Mapping[str, str]) -> Figure:
+    """Bars of rank correlations: a panel for each name in the column panel, a bar for each row;
+    `xlabel` is that of all panels, or a mapping by panel.
 
     Other columns are score (for its color), title, rho, low, high, ceiling and reason, as of
     `score_panels`; few_low and few_high, if any, are the ends of a gray band. Raises ValueError if
@@ -895,8 +901,11 @@ def correlation_panels(correlations: pd.DataFrame, *, xlabel: str) -> Figure:
     correlations = _checked_table(
         "correlations", correlations, known, names, rows="at least one score"
     )
-    check_kind("xlabel", xlabel, str)
+    check_kind("xlabel", xlabel, str, Mapping)
     panels = list(dict.fromkeys(correlations["panel"]))
+    labels = dict.fromkeys(panels, xlabel) if isinstance(xlabel, str) else xlabel
+    for panel in panels:
+        check_name("panel", panel, labels)
     bars, left = correlations.groupby("panel").size().max(), 0
     size = (4.2 * len(panels) + 0.4, 0.3 * bars + 1.1)
     figure, (axes,) = _panels(1, len(panels), size, sharex=True)
@@ -905,7 +914,7 @@ def correlation_panels(correlations: pd.DataFrame, *, xlabel: str) -> Figure:
         ax.set_ylim(bars - 0.4, -0.6)  # bars of one thickness
         left = min(left, ax.get_xlim()[0])
         ax.set_title(panel)
-        ax.set_xlabel(xlabel)
+        ax.set_xlabel(labels[panel])
     ax.set_xlim(left=left)
     ax.xaxis.set_major_locator(MultipleLocator(0.5))
     return _finished(figure)

@@ -280,14 +280,18 @@ def draw_cells(page: Page, table: pd.DataFrame):
     given = ["partial", "partial_low", "partial_high"]
     partial = scored[scored["score"] != "parameters"].drop(columns=["rho", "low", "high"])
     partial = partial.rename(columns=dict(zip(given, ("rho", "low", "high"))))
-    panels = [
-        scored.assign(panel=f"{scored['n'].iloc[0]} cells"),
-        partial.assign(panel="the same, given the parameters"),
-        rest.assign(panel=f"{rest['n'].iloc[0]} cells"),
-    ]
-    shown = pd.concat(panels, ignore_index=True).assign(ceiling=np.nan, reason="")
-    label = "ρ, or partial ρ, with ImageNet accuracy, 95% interval"
-    return page.save(plots.correlation_panels(shown, xlabel=label), "anchors_cells")
+    label, panels = (
+        "ρ with ImageNet accuracy, and 95% interval",
+        {
+            f"{scored['n'].iloc[0]} cells": scored,
+            "the same, given the parameters": partial,
+            f"{rest['n'].iloc[0]} cells": rest,
+        },
+    )
+    shown = pd.concat([own.assign(panel=name) for name, own in panels.items()], ignore_index=True)
+    labels = {name: f"partial {label}" if own is partial else label for name, own in panels.items()}
+    figure = plots.correlation_panels(shown.assign(ceiling=np.nan, reason=""), xlabel=labels)
+    return page.save(figure, "anchors_cells")
 
 # %% ../../nbs/37_study.anchors.ipynb #1dddaed4
 def published_table(
@@ -436,6 +440,7 @@ def draw_curves(page: Page, curves: pd.DataFrame):
     """The random experiments, a panel for each space, saved; None where there are no rows."""
     if not len(curves):
         return None
+    curves = curves.assign(std=np.nan)  # bands of so many scores would hide each other
     figure = plots.efficiency_curves(curves, target="target accuracy", proxy="")
     return page.save(figure, "anchors_curves")
 

@@ -355,24 +355,26 @@ def by_kind(
 
 # %% ../../nbs/38_study.cells.ipynb #b24693e5
 _SAID = {
-    _SEEDS: "two searches by one task, with different seeds",
-    _STANDING: "two of these that have not collapsed to skip connections",
-    "found here: same images, other task": "two by different tasks",
-    f"found here: {_BESIDE_CONTROL}": "one by a task and one by random labels",
-    "found here: random labels, other seed": "two by random labels",
-    "untrained searches": "two that learn nothing",
-    "random architectures": "two random architectures",
+    _SEEDS: "searches by one task, with different seeds",
+    _STANDING: "the same, without what may have collapsed to skip connections",
+    "found here: same images, other task": "searches by different tasks",
+    f"found here: {_BESIDE_CONTROL}": "one by a task, one by random labels",
+    "found here: random labels, other seed": "both by random labels",
+    "untrained searches": "searches that learn nothing",
+    "random architectures": "random architectures",
 }
 
 # %% ../../nbs/38_study.cells.ipynb #fda77354
 def _with_ends(row: dict, name: str, low: str, high: str, form: str) -> str:
-    """A number with its interval, where there is one."""
+    """A number with its interval, where there is one; "" for no number."""
+    if pd.isna(row[name]):
+        return ""
     ends = "" if pd.isna(row[low]) else f" [{row[low]:{form}}, {row[high]:{form}}]"
     return f"{row[name]:{form}}{ends}"
 
 # %% ../../nbs/38_study.cells.ipynb #85b2903f
 def in_short() -> Prose:
-    """What the released table of similarities says of the searches here, in words."""
+    """What the released table of similarities says of the searches here."""
     found = shown_table("cells_groups", None)
     known = {} if not len(found) else found.set_index("pairs_of").to_dict("index")
     if _SEEDS not in known:
@@ -383,17 +385,18 @@ def in_short() -> Prose:
         "undecided": "**Whether searches by one task agree beyond chance is undecided.**",
         "against": "**Searches by one task agree less than chance makes them.**",
     }[word(own["low"], own["high"], chance)]
-    rows = [(title, known[name]) for name, title in _SAID.items() if name in known]
-    alike = ", ".join(
-        f"{title} {_with_ends(row, 'similarity', 'low', 'high', '.0%')}" for title, row in rows
+    lines = [
+        "| two architectures | pairs | in common | normal alphas | reduction alphas |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in filter(known.get, _SAID):
+        row = known[name]
+        cells = [_with_ends(row, "similarity", "low", "high", ".0%")]
+        for column in _ALPHAS:
+            cells.append(_with_ends(row, column, f"{column}_low", f"{column}_high", ".2f"))
+        lines.append(f"| {' | '.join([_SAID[name], str(row['pairs']), *cells])} |")
+    return Prose(
+        f"{said} What two architectures have in common, of operations and inputs, and how the"
+        " alphas of their normal and reduction cells correlate, without those of *none*; means"
+        " with 95% intervals:\n\n" + "\n".join(lines)
     )
-    words = [f"{said} What they have in common, of operations and inputs: {alike}."]
-    for column, cell in _ALPHAS.items():
-        ends = f"{column}_low", f"{column}_high"
-        alphas = ", ".join(
-            f"{title} {_with_ends(row, column, *ends, '.2f')}"
-            for title, row in rows
-            if not pd.isna(row[column])
-        )
-        words.append(f"The alphas of {cell} cells, without none, correlate: {alphas}.")
-    return Prose(" ".join(words))

@@ -6,9 +6,9 @@
 __all__ = ['agreement', 'agreement_figure', 'without_poorest', 'in_words', 'ProxyAndTarget', 'proxy_and_target_specs',
            'proxy_and_target', 'proxy_points', 'by_target_seed', 'beside_paper', 'published_points', 'scatter_of_paper',
            'published_scatter', 'published_curves', 'rebuilt_figure2', 'beside_rebuilt', 'former_versions',
-           'draw_versions', 'spread', 'expectation_table', 'regrets', 'regret_table', 'by_size', 'size_table',
-           'curve_scores', 'benchmark', 'released_accuracies', 'truth_of', 'all_scores', 'stand_in', 'ceilings',
-           'how_much_cheaper', 'against_truth', 'truth_points', 'truth_table', 'untrained_on_more_cells',
+           'draw_versions', 'spread', 'expectation_table', 'regrets', 'regret_table', 'by_chance', 'by_size',
+           'size_table', 'curve_scores', 'benchmark', 'released_accuracies', 'truth_of', 'all_scores', 'stand_in',
+           'ceilings', 'how_much_cheaper', 'against_truth', 'truth_points', 'truth_table', 'untrained_on_more_cells',
            'write_source', 'rank']
 
 # %% ../../nbs/35_study.figures.ipynb #f009611e
@@ -44,7 +44,7 @@ from ..spaces import SPACES, nasbench101, nasbench201
 from .engines import end_slice, slice_of
 from .lists import check_computable, specs_of
 from .records import BASELINES, network_of, task_of, untrained_scores
-from .report import Page, ranked, units, untrained
+from .report import RESAMPLES, Page, ranked, units, untrained
 from .scales import Grid, grid
 from .specs import Spec, at_hand, load
 from ..verdict import word
@@ -384,6 +384,16 @@ def regret_table(regret: pd.DataFrame) -> pd.DataFrame:
     random = regret.groupby(["space", "k"]).random.mean()
     return wide[list(regret.task.unique())].join(random).round(2)
 
+# %% ../../nbs/35_study.figures.ipynb #5dfa81e8
+def by_chance(truth: pd.Series, ks: Iterable[int] = (1, 5, 10)) -> str:
+    """What the best of `k` random architectures is expected to lose, in words."""
+    known = truth.dropna()
+    losses = {
+        k: known.max() - stats.expected_best(known, known, k)[0] for k in ks if k < len(known)
+    }
+    told = ", ".join(f"of {k} {loss:.2f}" for k, loss in losses.items())
+    return f"The best {told} random ones is expected to be so many points below the best of all."
+
 # %% ../../nbs/35_study.figures.ipynb #8424bc36
 def by_size(runs: pd.DataFrame) -> pd.DataFrame:
     """What each size of training tells: a row for each space, task and size, in which rho is the
@@ -656,7 +666,8 @@ def _against(scores: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """How well each score ranks architectures as the targets do, and the regrets: a row for each,
     by its name. Both tables are as `stats.over_seeds` gives them; the task of the targets is truth.
     """
-    rho = stats.summary(stats.pairs(scores, "truth", targets=targets))
+    pairs = stats.pairs(scores, "truth", targets=targets)
+    rho = stats.summary(pairs, resamples=RESAMPLES)
     rho = rho.rename(columns=dict(task="score")).set_index("score", drop=False)
     kept = ("score", "n", "dropped", "rho", "low", "high", "ceiling", "p")
     given = ("partial", "partial_low", "partial_high", "gain", "gain_low", "gain_high", "reason")

@@ -366,7 +366,9 @@ class Picture:
         drawn, small = io.BytesIO(), io.BytesIO()
         self.figure.savefig(drawn, format="png", bbox_inches="tight", dpi=2 * self.figure.dpi)
         image = Image.open(drawn).convert("RGB")
-        image.quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        # other methods turn small colored dots gray
+        few = image.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(small, "png", optimize=True)
         return small.getvalue()
 
 # %% ../../nbs/33_study.report.ipynb #d0e3c27f
