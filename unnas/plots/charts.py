@@ -442,7 +442,9 @@ def efficiency_curves(curves: pd.DataFrame, *, target: str, proxy: str, title: s
         name = TASK_TITLES[task].lower() if task in TASK_TITLES else SCORE_TITLES[task]
         handles.append(Line2D([], [], label=f"{proxy} {name}".strip(), **look))
     handles.append(Line2D([], [], color="#555555", label="exact expectation", **_DASHES))
-    handles.append(Patch(color="#555555", alpha=0.2, linewidth=0, label="± 2 standard deviations"))
+    if curves["std"].notna().any():
+        band = dict(color="#555555", alpha=0.2, linewidth=0)
+        handles.append(Patch(label="± 2 standard deviations", **band))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title or None, x=0.02, ha="left", size=11)
     return _finished(figure)
