@@ -5,6 +5,7 @@ the digit.
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from unnas import complexity, paper, tasks
 from unnas.spaces import darts
@@ -145,3 +146,32 @@ def test_a_shape_may_have_numbers_of_numpy():
     for shape in (np.array([3, 8, 8]), [np.int64(3), 8, np.uint8(8)], torch.Size([3, 8, 8])):
         found = complexity.check_shape(shape)
         assert found == (3, 8, 8) and all(type(side) is int for side in found)
+
+
+class _Funnel(nn.ReLU):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+
+    def forward(self, x):
+        return torch.max(x, self.conv(x))
+
+
+class _Placed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.place = nn.Parameter(torch.ones(8, 16)), torch.full((1, 1, 1, 1), 0.1)
+        self.conv, self.relu = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
+
+    def forward(self, x):
+        return self.weight @ self.relu(input=self.conv(input=x + self.place)).flatten()
+
+
+def test_layers_of_ones_own_are_counted():
+    assert complexity.count(nn.Sequential(_Funnel()), (3, 4, 4)) == (27 * 16, 30)
+    placed = _Placed()  # a tensor that is no buffer, arguments by name, a matrix and a vector
+    assert complexity.count(placed, (1, 4, 4)) == (9 * 16 + 8 * 16, 128 + 10)
+    assert complexity.paper_flops(placed, (1, 4, 4)) == 9 * 16 + 16
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    assert complexity.paper_flops(nn.Sequential(normed), (3, 4, 4)) == 4 * 27 * 4
+    assert placed.relu.forward(torch.tensor(-1.0)) == 0

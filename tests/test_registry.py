@@ -212,3 +212,37 @@ def test_a_worker_has_the_codes_of_whom_it_works_for():
     tasks.register("mine", define(3))
     registry.restore(cloudpickle.loads(message))
     assert tasks._TASKS.code_of("mine") == code and not tasks._TASKS.code_of("rot")
+
+
+def test_a_worker_computes_with_what_is_loaded_and_not_with_what_files_say(module, tmp_path):
+    text = TASK.replace("images.float(), answers", "images.float() * SHARE, answers")
+    module(text.replace("places = [3, 5]", "places = [3, 5]\nSHARE = 0.5"))
+    [spec], losses = specs(1, task="mine"), {}
+    sys.modules["my_tasks"].SHARE = 0.25
+    tasks.register("mine", sys.modules["my_tasks"].mine)
+    (tmp_path / "my_tasks.py").write_text(text.replace("places = [3, 5]", "SHARE, places = 9, [1]"))
+    for engine in ("serial", "processes"):
+        store = study.Store(tmp_path / engine, tmp_path)
+        study.collect([spec], store=store, engine=engine, workers=1)
+        losses[engine] = store.get(spec.id)["result"]["loss"]
+    assert losses["serial"] == losses["processes"]
+
+
+def test_what_a_definition_holds_counts():
+    codes, weights = [], torch.nn.Linear(2, 2)
+    for held in (
+        {(1, 2), 3},
+        {(5, 2), 3},
+        range(3),
+        range(4),
+        torch.zeros(200, 200),
+        torch.eye(200),
+        torch.eye(200).bfloat16(),
+        weights,
+        torch.nn.Linear(2, 2),
+    ):
+        tasks.register("mine", define(held))
+        codes.append(tasks._TASKS.code_of("mine"))
+    assert len(set(codes)) == 9
+    tasks.register("mine", define(weights))
+    assert tasks._TASKS.code_of("mine") == codes[-2]

@@ -58,12 +58,15 @@ def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]
     idle = [
         layer
         for layer, _ in modes
-        if isinstance(layer, nn.BatchNorm2d | nn.ReLU) and "forward" not in vars(layer)
+        if isinstance(layer, nn.BatchNorm2d | nn.ReLU)
+        and "forward" not in vars(layer)
+        and not any(layer.children())  # as a person's own, with more in it
     ]
-    hooks = [layer.register_forward_hook(hook) for layer, _ in modes] if hook else []
+    watched = [layer for layer, _ in modes] if hook else []
+    hooks = [layer.register_forward_hook(hook, with_kwargs=True) for layer in watched]
     model.eval()
     for layer in idle:
-        layer.forward = lambda x: x
+        layer.forward = lambda input: input
     try:
         yield
     finally:
@@ -76,8 +79,17 @@ def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]
 
 # %% ../nbs/01_complexity.ipynb #30416727
 @torch.no_grad()
-def _pass(model: nn.Module, shape: tuple[int, ...], hook: Callable | None = None) -> None:
-    """Pass one input of that shape through `model`, whose tensors have shapes but no memory."""
+def _pass(
+    model: nn.Module, shape: tuple[int, ...], hook: Callable | None = None, real: bool = False
+) -> None:
+    """Pass one input of that shape through `model`, whose tensors have shapes but no memory unless
+    this is for `real`.
+    """
+    if real:
+        own = next((parameter.device for parameter in model.parameters()), None)
+        with _looked_at(model, hook):
+            model(torch.zeros(1, *shape, device=own))
+        return
     tensors = {
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
@@ -85,20 +97,33 @@ def _pass(model: nn.Module, shape: tuple[int, ...], hook: Callable | None = None
     with _looked_at(model, hook):
         functional_call(model, tensors, (torch.empty(1, *shape, device="meta"),))
 
+# %% ../nbs/01_complexity.ipynb #88ceff44
+# the products that PyTorch's counter leaves out, in its FLOPs: two for each multiply-add
+_PRODUCTS = {
+    torch.ops.aten.mv: lambda matrix, vector, *_, **__: 2 * matrix[0] * matrix[1],
+    torch.ops.aten.dot: lambda one, other, *_, **__: 2 * one[0],
+}
+
 # %% ../nbs/01_complexity.ipynb #d0ebb085
 def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
-    """Exact multiply-adds of one input in evaluation mode, and the number of parameters that this
-    pass uses.
+    """Exact multiply-adds of one input in evaluation mode, and the number of parameters.
 
     `input_shape` is without the batch: (C, H, W), or (tiles, C, h, w) for jigsaw. Multiply-adds are
     those of convolutions and matrix products; biases, normalization, activations and pooling are
-    not multiply-adds. An auxiliary head runs in training only, so it counts in neither number.
+    not multiply-adds. An auxiliary head runs in training only, so it counts in neither number;
+    other parameters count whether the pass uses them or not.
     Raises ValueError for an `input_shape` of another length or of other than whole numbers, and for
     a `model` that is no module, or TorchScript.
     """
     model, shape = _plain(model), check_shape(input_shape)
-    with FlopCounterMode(display=False) as counter:
-        _pass(model, shape)
+    for real in (False, True):  # where an input without memory does not pass, a real one does
+        try:
+            with FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter:
+                _pass(model, shape, real=real)
+            break
+        except (RuntimeError, NotImplementedError):
+            if real:
+                raise
     auxiliary = getattr(model, "auxiliary_head", None)
     unused = 0 if auxiliary is None else parameters(auxiliary)
     return counter.get_total_flops() // 2, parameters(model) - unused
@@ -139,11 +164,17 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     `input_shape` is without the batch, as in `count`, and so are the errors.
     """
-    model, shape, total = _plain(model), check_shape(input_shape), 0
+    model, shape, found = _plain(model), check_shape(input_shape), []
 
-    def add(layer, inputs, out):
-        nonlocal total
-        total += _layer_flops(layer, inputs[0], out)
+    def add(layer, inputs, named, out):
+        x = inputs[0] if inputs else next(iter(named.values()), None)
+        found.append(_layer_flops(layer, x, out))
 
-    _pass(model, shape, add)
-    return total
+    for real in (False, True):  # as in `count`
+        try:
+            found.clear()
+            _pass(model, shape, add, real)
+            return sum(found)
+        except (RuntimeError, NotImplementedError):
+            if real:
+                raise

@@ -131,10 +131,29 @@ def _outcomes(
             else:
                 yield spec, None, f"{error} ({ATTEMPTS} attempts)"
 
+# %% ../../nbs/29_study.engines.ipynb #1daaa571
+def _packed(thing) -> bytes:
+    """`thing` for a worker, with what people have written as it is here, whatever their files say
+    meanwhile; where it cannot be packed so, by the names in their files.
+    """
+    known, theirs = cloudpickle.list_registry_pickle_by_value(), []
+    for module in registry.theirs():
+        if module.__name__ not in known and sys.modules.get(module.__name__) is module:
+            cloudpickle.register_pickle_by_value(module)
+            theirs.append(module)
+    try:
+        return cloudpickle.dumps(thing)
+    except Exception:  # of what cannot be packed, such as an open file that a function uses
+        pass
+    finally:
+        for module in theirs:
+            cloudpickle.unregister_pickle_by_value(module)
+    return cloudpickle.dumps(thing)
+
 # %% ../../nbs/29_study.engines.ipynb #8dd451c6
 def _message(work: Callable[[Spec], dict]) -> bytes:
     """What a worker must know."""
-    return cloudpickle.dumps((registry.snapshot(), work))
+    return _packed((registry.snapshot(), work))
 
 # %% ../../nbs/29_study.engines.ipynb #d1514ec4
 @lru_cache(maxsize=1)
@@ -332,7 +351,7 @@ def processes(
     with _shared_gpu(workers), ThreadPoolExecutor(workers) as threads:
 
         def start(spec):
-            return threads.submit(servants.compute, cloudpickle.dumps(spec))
+            return threads.submit(servants.compute, _packed(spec))
 
         def begun(running):
             progress(running if servants.began else 0)
@@ -489,8 +508,8 @@ def packing(
 
     Ends where twice as many would not fit into the memory, bring less than a tenth, or fail.
     """
-    rows, message = [], cloudpickle.dumps(registry.snapshot())
-    given = message, cloudpickle.dumps(spec), root, seconds
+    rows, message = [], _packed(registry.snapshot())
+    given = message, _packed(spec), root, seconds
     while (runs := 2 ** len(rows)) <= most:
         found = _side_by_side(_train_beside, [given] * runs)
         if None in found:
@@ -593,7 +612,7 @@ def on_ray(
         )
 
         def start(spec):
-            running.add(reference := task.remote(message, cloudpickle.dumps(spec)))
+            running.add(reference := task.remote(message, _packed(spec)))
             future = reference.future()
             future.add_done_callback(lambda _: running.discard(reference))
             return future
