@@ -119,6 +119,8 @@ def main() -> None:
     for number in options.tiers or ():
         check_name("--tiers", number, numbers)
     chosen = [tier for tier in tiers if not options.tiers or tier.number in options.tiers]
+    if options.released and not options.released.is_dir():
+        parser.error(f"--released {options.released}: no such folder; make it, or mend the path")
     store = study.Store(released=options.released)
     for tier in chosen:
         pack(tier, store)

@@ -6,6 +6,7 @@ figures and tables too. The study keeps its records, so a run that was cut short
 stopped.
 """
 
+import argparse
 import logging
 import os
 import re
@@ -170,4 +171,6 @@ def main(scale: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m tools.study", description=__doc__)
+    parser.add_argument("scale", choices=["smoke", "laptop", "former", "paper"])
+    main(parser.parse_args().scale)

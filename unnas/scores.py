@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import complexity, train
 from .fast import kernels
@@ -46,7 +47,7 @@ def _ready(network: nn.Module) -> nn.Module:
     """
     network = copy.deepcopy(network).eval().requires_grad_()
     for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, _BatchNorm):
             layer.train()
     return network
 

@@ -662,9 +662,11 @@ def rho_difference(x: Sequence, y: Sequence, z: Sequence, **options) -> Correlat
 # %% ../nbs/02_stats.ipynb #cee7c7ed
 def holm(p: Sequence[float]) -> np.ndarray:
     """The p-values after Holm's correction for asking several questions; those that are NaN stay so
-    and do not count.
+    and do not count. Raises ValueError for what is no p-value.
     """
     p = np.asarray(p, dtype=float)
+    if len(wrong := p[np.isfinite(p) & ((p < 0) | (p > 1))]):
+        raise ValueError(f"p={wrong[0]}: must be from 0 to 1")
     known = np.flatnonzero(np.isfinite(p))
     order = known[np.argsort(p[known], kind="stable")]
     adjusted = np.full(p.shape, np.nan)
@@ -713,6 +715,10 @@ def huber_line(
     five. Raises ValueError as `spearman` does.
     """
     x, y, _ = _finite_pairs(x, y)
+    _check_draws(points, seed, "points")
+    _check_draws(resamples, seed)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r}: must be a share above 0 and below 1")
     if len(x) < 2 or np.ptp(x) == 0:
         return pd.DataFrame(columns=["x", "y", "low", "high"], dtype=float)
     grid = np.linspace(x.min(), x.max(), points)
@@ -786,9 +792,15 @@ def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     `runs` has the columns space, architecture, task, score, parameters and multiply_adds, and may
     have seed. The result has score (mean), sd (sample standard deviation; NaN for one run), runs
     (how many were averaged), diverged (how many had no score) and by_seed (the tuple of scores by
-    seed, NaN where there is none, of one length for a space and task).
+    seed, NaN where there is none, of one length for a space and task). Raises ValueError for a
+    missing column, and for two runs of one seed.
     """
     _check_columns("runs", runs, [*_KEYS, "score", "parameters", "multiply_adds"])
+    if "seed" in runs and (twice := runs.duplicated([*_KEYS, "seed"])).any():
+        raise ValueError(
+            f"runs: {runs[twice].iloc[0][[*_KEYS, 'seed']].tolist()} occurs twice; keep one run of"
+            " each seed"
+        )
     finite = runs.assign(score=runs["score"].where(np.isfinite(runs["score"])))
     table = finite.groupby(_KEYS, sort=False, as_index=False).agg(
         score=("score", "mean"),

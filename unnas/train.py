@@ -36,8 +36,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs
 from torch import nn
 from torch.nn.modules import module as modules
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import files, ops
+from . import files, ops, registry
 from .fast import gpu, kernels
 from .files import check_at_least, check_flag, check_name, check_number, check_seed
 
@@ -302,7 +303,7 @@ def evaluate(
         inputs, targets = make_batch(task, images, labels, False, generator)
         metric.update(recorder("test", predict, (inputs,)).float(), targets)
     metric.state = acc.reduce(metric.state.to(acc.device), "sum")
-    return metric.compute()
+    return float(metric.compute())
 
 # %% ../nbs/23_train.ipynb #5d1a97e8
 @torch.no_grad()
@@ -310,7 +311,7 @@ def precise_batch_norm(network: nn.Module, inputs: Iterable[torch.Tensor]) -> No
     """Set the running statistics of all batch normalization of `network` to those over the batches
     `inputs`.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [layer.momentum for layer in layers]
     means, squares, batches = [0.0] * len(layers), [0.0] * len(layers), 0
     network.train()
@@ -351,7 +352,7 @@ class History:
     @property
     def best(self) -> float:
         """The score of the best epoch, which the paper reports; NaN where there is none."""
-        return max(self.score, default=math.nan)
+        return max((score for score in self.score if not math.isnan(score)), default=math.nan)
 
 # %% ../nbs/23_train.ipynb #66a954cc
 @dataclass
@@ -606,6 +607,16 @@ def _settings_of(part) -> dict:
         and name not in ("training", "progress")
     }
 
+# %% ../nbs/23_train.ipynb #6c4651c2
+def _held_by(task) -> str:
+    """What a task of a person's own has besides plain settings: dictionaries, tensors."""
+    others = {
+        name: value
+        for name, value in vars(task).items()
+        if isinstance(value, dict | torch.Tensor | np.ndarray) and name[0] != "_"
+    }
+    return registry.code_of(others)
+
 # %% ../nbs/23_train.ipynb #17137953
 def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed: int) -> str:
     """Hex digits that tell runs apart by all that decides their result but the weights at the
@@ -620,6 +631,9 @@ def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed:
     kinds = [type(part).__qualname__ for part in (task, *network.modules())]
     trained = [part.requires_grad for part in network.parameters()]
     run = shapes, trained, settings, images, repr(recipe), int(seed)
+    # what people have written counts by its source
+    theirs = {registry.code_of(type(part)) for part in (task, *network.modules())} - {""}
+    run += (sorted(theirs), _held_by(task)) if theirs else ()
     return hashlib.sha256(repr((task.name, kinds, *run)).encode()).hexdigest()
 
 # %% ../nbs/23_train.ipynb #0e54cee2
@@ -697,7 +711,7 @@ def check_batch(task, images) -> tuple[torch.Tensor, torch.Tensor]:
 @usual_settings()
 def check_outputs(network: nn.Module, task, inputs: torch.Tensor, targets: torch.Tensor) -> None:
     """Raise ValueError where `task` makes of what `network` predicts for `inputs` no loss to train
-    by, or no score.
+    by, or no number as a score, for a constant answer or for guessing.
     """
     device = next((parameter.device for parameter in network.parameters()), inputs.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -705,13 +719,21 @@ def check_outputs(network: nn.Module, task, inputs: torch.Tensor, targets: torch
     outputs = outputs[0] if isinstance(outputs, tuple) else outputs  # with an auxiliary head
     outputs, targets = outputs.float().requires_grad_(), targets.to(device)
     about = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
-    part = "loss"
+    part, metric = "loss", task.metric()
     try:
         loss = task.loss(outputs, targets, 0.0)
         part = "score"
-        task.metric().update(outputs.detach(), targets)
+        metric.update(outputs.detach(), targets)
+        part = "metric"
+        float(metric.compute())
+        part = "constant"
+        float(task.constant(iter([targets])))
+        part = "chance"
+        math.isfinite(0.0 if task.chance is None else task.chance)
     except Exception as error:
         call = f"{part}() is called with {about}" + ", and a label smoothing" * (part == "loss")
+        if part in ("metric", "constant", "chance"):
+            call = f"{part} must give one number of targets {tuple(targets.shape)}"
         raise ValueError(
             f"task={task.name!r}: {call}, and fails ({type(error).__name__}: {error}); mend it in"
             " the class of the task"

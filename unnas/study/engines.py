@@ -26,7 +26,7 @@ import time
 import traceback
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -62,7 +62,7 @@ from unnas.study.records import (
     task_of,
     warn_of_mixtures,
 )
-from .specs import SearchSpec, Spec, check_specs, load
+from .specs import OtherImages, SearchSpec, Spec, at_hand, check_specs, load
 
 # %% ../../nbs/29_study.engines.ipynb #0d308530
 try:
@@ -730,8 +730,11 @@ SCORES = registry.Registry(
 # %% ../../nbs/29_study.engines.ipynb #f539b3ff
 def register_score(name: str, score: Score) -> None:
     """Make `score` known by `name`. Raises ValueError if the name belongs to another, or is that of
-    a column of `collect`.
+    a column of `collect`, and for what is no score.
     """
+    check_kind("score", score, Score)
+    for field in ("accuracy", "loss"):
+        check_name(field, getattr(score, field), {*SCORES, name})
     if name in COLUMNS:
         raise ValueError(f"score={name!r}: is a column of its own; choose another name")
     SCORES.register(name, score)
@@ -750,6 +753,20 @@ def _constant(spec: Spec | SearchSpec, record: dict, root: str | None) -> float 
         return record.get("constant")
     return constant_score(spec, root)
 
+# %% ../../nbs/29_study.engines.ipynb #ab543313
+def _judge(name: str, record: dict) -> float | None:
+    """The score of that name of a record. Raises ValueError, with the name, where it fails or gives
+    no number.
+    """
+    try:
+        value = SCORES[name].of(record)
+        return None if value is None else float(value)
+    except Exception as error:
+        raise ValueError(
+            f"score={name!r}: fails on the record {record['id'][:12]} ({type(error).__name__}:"
+            f" {error}); all records are kept, so register it anew, mended, and collect again"
+        ) from error
+
 # %% ../../nbs/29_study.engines.ipynb #f532a706
 def _row(spec: Spec | SearchSpec, record: dict | None, error: str, root: str | None) -> dict:
     """The row of `collect` for a spec; `error` says why there is no record."""
@@ -763,7 +780,7 @@ def _row(spec: Spec | SearchSpec, record: dict | None, error: str, root: str | N
     if record is None:
         return row | dict(status="failed", error=error) | dict.fromkeys(SCORES, math.nan)
     untrained = record.get("untrained") or {}
-    values = {name: score.of(record) for name, score in SCORES.items()} | dict(
+    values = {name: _judge(name, record) for name in SCORES} | dict(
         constant=_constant(spec, record, root),
         naswot=untrained.get("naswot"),
         synflow=untrained.get("synflow"),
@@ -944,6 +961,24 @@ def check_places(store: Store | None, root: str | Path | None) -> str | None:
     check_kind("root", root, str, os.PathLike, or_none="UNNAS_DATA")
     return str(path_of(root).absolute()) if root else None
 
+# %% ../../nbs/29_study.engines.ipynb #de5a6e3f
+def _check_images(
+    wanted: Mapping[str, Spec | SearchSpec], records: Mapping[str, dict], root: str | None
+) -> None:
+    """Raise OtherImages for a record of images that are not those at hand, where the spec names no
+    fingerprint that would tell them apart.
+    """
+    for id, record in records.items():
+        d, kept = wanted[id].data, record.get("images")
+        if d.fingerprint or kept is None or (images := at_hand(d, root)) is None:
+            continue
+        if images[2] != kept:
+            raise OtherImages(
+                f"data={d.name!r}: has changed since the record {id[:12]} was made (fingerprint"
+                f" {images[2][:12]}, not {kept[:12]}), and the spec does not say which images it"
+                f" means; write fingerprint={images[2]!r} in its Data"
+            )
+
 # %% ../../nbs/29_study.engines.ipynb #a55be254
 def collect(
     specs: Sequence[Spec],
@@ -975,6 +1010,7 @@ def collect(
     clear_left_overs(store)
     wanted = {spec.id: spec for spec in specs}
     records = {id: record for id in wanted if (record := store.get(id)) is not None}
+    _check_images(wanted, records, root)
     missing, errors = [spec for id, spec in wanted.items() if id not in records], {}
     unsaved = _Unsaved(store)
     for spec, record, error in _computed(

@@ -15,7 +15,9 @@ __all__ = ['agreement', 'agreement_figure', 'without_poorest', 'in_words', 'Prox
 import copy
 import hashlib
 import json
+import math
 import re
+import reprlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -794,10 +796,12 @@ def _specs_to_rank(model: Spec, truth, n: int, seed: int) -> list[Spec]:
     """
     keys = list(truth.keys()) if isinstance(truth, Mapping | pd.Series) else []
     if keys and not isinstance(keys[0], str):
-        if not all(hasattr(key, "to_dict") for key in keys):
+        (one,) = SPACES[model.space].sample(1, seed)
+        if strange := [key for key in keys if not isinstance(key, type(one))]:
             raise ValueError(
-                f"truth: has the key {keys[0]!r}, which is no architecture; pass numbers by"
-                " architecture, or by the name that tables of the study give it"
+                f"truth: has the key {reprlib.repr(strange[0])}, which is no architecture of the"
+                f" space {model.space}; pass numbers by architecture, or by the name that tables of"
+                " the study give it"
             )
         drawn = np.random.default_rng(seed).permutation(len(keys))[:n]
         architectures = [keys[place] for place in sorted(drawn)]
@@ -894,8 +898,12 @@ def _timed_score(name: str, network, task, images, seed: int) -> tuple[float, fl
         return value, time.perf_counter() - start
 
 # %% ../../nbs/35_study.figures.ipynb #5f49a5b0
-def _scores_of(spec: Spec, names: Sequence[str], images: data.Dataset) -> list[dict]:
-    """The scores of the network of `spec` before training, a row for each."""
+def _scores_of(
+    spec: Spec, names: Sequence[str], images: data.Dataset, faults: list[str]
+) -> list[dict]:
+    """The scores of the network of `spec` before training, a row for each; NaN for one that fails,
+    and a word on it in `faults`.
+    """
     task = task_of(spec, images)
     with train.usual_settings():
         network = network_of(spec, task).to(train.accelerator("float32").device)
@@ -905,7 +913,11 @@ def _scores_of(spec: Spec, names: Sequence[str], images: data.Dataset) -> list[d
     same |= dict(parameters=parameters, multiply_adds=multiply_adds)
     rows = []
     for name in names:
-        value, seconds = _timed_score(name, network, task, images, spec.seed)
+        try:
+            value, seconds = _timed_score(name, network, task, images, spec.seed)
+        except Exception as error:
+            value, seconds = math.nan, math.nan
+            faults.append(f"{name} of {spec.architecture_id} ({type(error).__name__}: {error})")
         rows.append(same | dict(task=name, score=value, seconds=seconds))
     return rows
 
@@ -929,13 +941,21 @@ def _check_told_apart(runs: pd.DataFrame) -> None:
 def _scores_of_all(
     specs: Sequence[Spec], seeds: int, names: Sequence[str], images: data.Dataset
 ) -> pd.DataFrame:
-    """The scores of the networks of `specs`, a row for each, architecture and seed."""
-    rows = []
+    """The scores of the networks of `specs`, a row for each, architecture and seed. Raises
+    ValueError where a score fails among the first architectures; later, it is NaN, and said.
+    """
+    rows, faults = [], []
     for done, spec in enumerate(progress_bar(specs, desc="architectures", disable=None), 1):
         for seed in range(seeds):
-            rows += _scores_of(replace(spec, seed=seed), names, images)
+            rows += _scores_of(replace(spec, seed=seed), names, images, faults)
+        if faults and done <= 10:
+            raise ValueError(f"score fails: {faults[0]}; mend it, or leave it out of the scores")
         if done == min(10, len(specs)):  # while little is lost
             _check_told_apart(pd.DataFrame(rows))
+    if faults:
+        warnings.warn(
+            f"{len(faults)} scores failed and are left out: {first_names(faults)}", stacklevel=3
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/35_study.figures.ipynb #bea02b23

@@ -30,7 +30,7 @@ from unnas.files import (
 from ..spaces import SPACES, darts, published, setting_of
 from .records import Store, network_of, task_of
 from .scales import SEARCHES, Evaluation, Grid, Searches, Setting
-from .specs import Data, SearchSpec, Spec, at_hand, load
+from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, load
 
 # %% ../../nbs/31_study.lists.ipynb #8d322488
 def specs_of(
@@ -120,7 +120,15 @@ def _architectures(space: str, number: int, place: Path | None, seed: int) -> li
     published ones, by id.
     """
     if place is None:
-        return [("", architecture) for architecture in SPACES[space].sample(number, seed)]
+        drawn = list(SPACES[space].sample(number, seed))
+        names = {canonical_hash(architecture.to_dict()) for architecture in drawn}
+        if (len(drawn), len(names)) != (number, number):
+            raise ValueError(
+                f"space={space!r}: sample({number}, {seed}) gave {len(drawn)} architectures,"
+                f" {len(names)} of them different; it must give {number} different ones, or take"
+                " fewer architectures"
+            )
+        return [("", architecture) for architecture in drawn]
     found = list(published(space, place).items())
     if len(found) < number:
         raise ValueError(

@@ -55,9 +55,12 @@ def _multiply_adds(spec: Spec | SearchSpec, root: str | None) -> int:
         dtype=torch.uint8 if task.labels == "maps" else torch.int64,
     )
     inputs = task.batch(images, labels, True, torch.Generator().manual_seed(0))[0]
-    # sizes only
-    with torch.device("meta"):
-        network = network_of(spec, task)
+    try:
+        with torch.device("meta"):  # sizes only
+            network = network_of(spec, task)
+    except (RuntimeError, NotImplementedError):  # it reads a number when it is built
+        with torch.random.fork_rng(devices=[]):
+            network = network_of(spec, task)
     return complexity.count(network, inputs.shape[1:])[0] * len(inputs) // 2
 
 # %% ../../nbs/32_study.plans.ipynb #130576a6

@@ -37,7 +37,7 @@ from PIL import Image
 
 import unnas
 from .. import complexity, scores, search, spaces, tasks, train, verdict
-from ..files import home, path_of, written_whole
+from ..files import first_names, home, path_of, written_whole
 from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, load
 
 # %% ../../nbs/28_study.records.ipynb #367d689a
@@ -360,7 +360,8 @@ def _guess(task: tasks.Task, images, seed: int) -> float | None:
     """
     if task.unit != tasks.Task.unit or task.judged_by_loss or not len(images):
         return None
-    return max(task.chance or 0.0, constant_answer(task, images, seed))
+    guess = max(task.chance or 0.0, constant_answer(task, images, seed))
+    return guess if 0 <= guess <= 100 else None
 
 # %% ../../nbs/28_study.records.ipynb #565dc19e
 def _search(
@@ -379,8 +380,8 @@ def _search(
     )
     genotypes, kinds = history.genotypes, list(supernet.alphas())
     result = dict(
-        final=history.score[-1] if history.score else None,
-        best=max(history.score, default=None),
+        final=_number(history.score[-1]) if history.score else None,
+        best=max((score for score in history.score if math.isfinite(score)), default=None),
         genotype=None if history.diverged else genotypes[-1].to_dict(),
         tables=history.tables,
         alpha_loss=[_number(loss) for loss in history.alpha_loss],
@@ -393,7 +394,9 @@ def _search(
         warnings=search.collapse_warnings(genotypes),
     )
     held_out = search.parts(train_data, spec.recipe.held_out, spec.seed)[2]
-    about = verdict.of_search(result, _guess(task, held_out, spec.seed), len(held_out), spec.space)
+    guess, final = _guess(task, held_out, spec.seed), result["final"]
+    guess = guess if final is not None and 0 <= final <= 100 else None  # another unit
+    about = verdict.of_search(result, guess, len(held_out), spec.space)
     return history, result | dict(verdict=about.to_dict())
 
 # %% ../../nbs/28_study.records.ipynb #31769a6e
@@ -410,24 +413,27 @@ def run(
 
     `root` is the folder of the data set, `checkpoint` a file to continue from, `decoders` the
     number of processes that decode images. `progress` shows the steps of a search. A run whose loss
-    is not finite gives a record with the status "diverged". The record of a training also has the
-    `constant` score, and that of a supervised one the scores of the `untrained` network. Raises
-    ValueError and FileNotFoundError for images that are others, missing, or without the labels that
-    the task needs.
+    is not finite gives a record with the status "diverged". Where the spec names no fingerprint,
+    the record has that of its `images`. The record of a training also has the `constant` score, and
+    that of a supervised one the scores of the `untrained` network. Raises ValueError and
+    FileNotFoundError for images that are others, missing, or without the labels that the task
+    needs.
     """
     origin = provenance()  # of the code that runs, even if its files change meanwhile
-    train_data, test_data, _ = load(spec.data, root)
+    train_data, test_data, fingerprint = load(spec.data, root)
     task = task_of(spec, train_data)
     train.check_labels(task, train_data)
+    if spec.data.labels and not task.labels:  # it has no business with them
+        train_data = train_data.unlabeled()
+        test_data = None if test_data is None else test_data.unlabeled()
     network = network_of(spec, task)
     images, labels = next(train_data.batches(2))
     shape = tuple(task.batch(images, labels, False, torch.Generator().manual_seed(0))[0].shape[1:])
     multiply_adds, parameters = complexity.count(network, shape)
-    if searching := isinstance(spec, SearchSpec):
-        more = {}
-    else:
+    more = {} if spec.data.fingerprint else dict(images=fingerprint)
+    if not (searching := isinstance(spec, SearchSpec)):
         untrained = _untrained(spec, network, task, train_data)
-        more = dict(constant=constant_score(spec, root), untrained=untrained)
+        more |= dict(constant=_number(float(constant_score(spec, root))), untrained=untrained)
     history, result = (_search if searching else _train)(
         spec,
         network,
@@ -438,7 +444,7 @@ def run(
         checkpoint=checkpoint,
         decoders=decoders,
     )
-    result |= dict(score=history.score, loss=[_number(loss) for loss in history.loss])
+    result |= {name: [_number(x) for x in getattr(history, name)] for name in ("score", "loss")}
     made = train.circumstances(spec.recipe.precision) | history.how
     record = dict(
         schema=SCHEMA,
@@ -446,7 +452,7 @@ def run(
         spec=spec.to_dict(),
         status="diverged" if history.diverged else "done",
         result=result,
-        chance=task.chance,
+        chance=None if task.chance is None else _number(float(task.chance)),
         parameters=parameters,
         multiply_adds=multiply_adds,
         seconds=round(max(history.seconds, 0.0), 2),  # a clock may have been set back
@@ -491,7 +497,9 @@ def _read_released(file: Path, state: tuple) -> _File:
         try:
             record = json.loads(line)
             check_record(record)
-            records[record["id"]] = record
+            known = records.setdefault(record["id"], record)
+            if known["result"] != record["result"]:
+                raise ValueError("another record of a run that is in this file above")
         except _SPOILED as error:
             damaged[number] = " ".join(str(error).split())[:80]
     return _File(state, records, damaged)
@@ -567,11 +575,29 @@ def _is_old(path: Path) -> bool:
     """Whether nothing was written to `path` for an hour, so that no process is at it."""
     return time.time() - path.stat().st_mtime > 3600
 
+# %% ../../nbs/28_study.records.ipynb #f6a9a418
+def _warn_of_twice(records: dict[Path, dict[str, dict]]) -> None:
+    """One warning for all runs that two released files have with different results."""
+    first, twice = {}, []
+    for path, own in records.items():
+        for id, record in own.items():
+            place, known = first.setdefault(id, (path, record))
+            if known["result"] != record["result"]:
+                twice.append(f"{id[:12]} of {place.name} and {path.name}")
+    if twice:
+        warnings.warn(
+            f"released records: {len(twice)} runs have two results, of which the first counts:"
+            f" {first_names(twice)}; keep one of each",
+            stacklevel=5,
+        )
+
 # %% ../../nbs/28_study.records.ipynb #77d6fe4b
 def _records_in(files: list[Path]) -> ChainMap[str, dict]:
     """The records in released files by identity. Warns of what is damaged when it is read."""
     found = {file: _released(file) for file in files}
     _warn_of_damage({path: file for path, (file, new) in found.items() if new})
+    if any(new for _, new in found.values()):
+        _warn_of_twice({path: file.records for path, (file, _) in found.items()})
     return ChainMap(*(file.records for file, _ in found.values()))
 
 # %% ../../nbs/28_study.records.ipynb #c37c9292

@@ -11,13 +11,20 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, get_args, get_origin
 
 from .. import data, search
-from ..files import check_at_least, check_flag, check_kind, check_name, check_seed
+from unnas.files import (
+    check_at_least,
+    check_flag,
+    check_kind,
+    check_name,
+    check_seed,
+    first_names,
+)
 from ..registry import Registry
 from ..spaces import SPACES
 from ..train import Recipe
@@ -80,6 +87,15 @@ def _pairs(options) -> tuple[tuple[str, Any], ...]:
         pairs = {None: None}
     if not all(isinstance(name, str) for name in pairs):
         raise ValueError(f"options={options!r}: must be pairs of a name and a value; pass a dict")
+    for name, item in pairs.items():
+        try:
+            json.dumps(_plain(item), allow_nan=False)
+            hash(_frozen(item))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"options: {name}={item!r} cannot be written down in a spec; pass numbers, texts,"
+                " None, or lists of these"
+            ) from None
     return tuple((name, _frozen(item)) for name, item in pairs.items())
 
 # %% ../../nbs/27_study.specs.ipynb #5b48a358
@@ -87,6 +103,22 @@ def _frozen(value):
     """The value of an option, with tuples in place of lists."""
     value = _plain(value)
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+# %% ../../nbs/27_study.specs.ipynb #db7b2fd4
+def _made(kind: type, values: dict, name: str):
+    """A dataclass of the `values` in a dictionary of that `name`. Raises ValueError for fields that
+    it does not have, or that are missing.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}={values!r}: must be a dictionary, as to_dict() writes it")
+    known = {own.name: own.default is MISSING for own in fields(kind)}
+    strange = [field for field in values if field not in known]
+    missing = [field for field, needed in known.items() if needed and field not in values]
+    if strange or missing:
+        told = [f"has {first_names(strange)}, which this version does not know"] if strange else []
+        told += [f"lacks {first_names(missing)}"] if missing else []
+        raise ValueError(f"{name}: {' and '.join(told)}; it is of another version, or no {name}")
+    return kind(**values)
 
 # %% ../../nbs/27_study.specs.ipynb #108b13e7
 @dataclass(frozen=True)
@@ -258,14 +290,15 @@ class Spec:
 
     @classmethod
     def from_dict(cls, d: dict) -> "Spec":
-        """The spec that `to_dict` wrote. Raises ValueError for an unknown space."""
-        own = dict(
-            architecture=SPACES[d["space"]].from_dict(d["architecture"]),
-            data=Data(**d["data"]),
-            recipe=Recipe(**d["recipe"]),
-        )
-        rest = {name: value for name, value in d.items() if name != "code"}
-        return cls(**(rest | own | dict(options=d.get("options", ()))))
+        """The spec that `to_dict` wrote. Raises ValueError for an unknown space, and for fields
+        that are missing or not known.
+        """
+        own = {name: value for name, value in d.items() if name != "code"}
+        if {"space", "architecture", "data", "recipe"} <= set(own):
+            own["architecture"] = SPACES[d["space"]].from_dict(d["architecture"])
+            own["data"] = _made(Data, d["data"], "data")
+            own["recipe"] = _made(Recipe, d["recipe"], "recipe")
+        return _made(cls, own | dict(options=d.get("options", ())), "spec")
 
     @property
     def id(self) -> str:
@@ -313,18 +346,14 @@ class SearchSpec:
 
     @classmethod
     def from_dict(cls, d: dict) -> "SearchSpec":
-        """The spec that `to_dict` wrote."""
-        rest = {name: value for name, value in d.items() if name not in ("kind", "code")}
-        return cls(
-            **(
-                rest
-                | dict(
-                    data=Data(**d["data"]),
-                    recipe=search.SearchRecipe(**d["recipe"]),
-                    options=d.get("options", ()),
-                )
-            )
-        )
+        """The spec that `to_dict` wrote. Raises ValueError for fields that are missing or not
+        known.
+        """
+        own = {name: value for name, value in d.items() if name not in ("kind", "code")}
+        if {"data", "recipe"} <= set(own):
+            own["data"] = _made(Data, d["data"], "data")
+            own["recipe"] = _made(search.SearchRecipe, d["recipe"], "recipe")
+        return _made(cls, own | dict(options=d.get("options", ())), "spec")
 
     @property
     def id(self) -> str:

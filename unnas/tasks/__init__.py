@@ -15,8 +15,9 @@ __all__ = ['PooledLinear', 'Accuracy', 'Task', 'classification', 'rotation', 'up
 # %% ../../nbs/17_tasks.ipynb #5fe135c3
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -889,13 +890,25 @@ def check_task(task) -> None:
         name = task if isinstance(task, str) else "rot"
         raise ValueError(f"task={task!r}: is no task; pass one, such as tasks.get({name!r})")
 
+# %% ../../nbs/17_tasks.ipynb #0967cfb0
+@lru_cache(maxsize=64)
+def _made_by(factory: Callable[..., Task]) -> type[Task]:
+    """The class of the tasks that a function makes; `Task` where it makes none."""
+    for options in ({}, dict(num_classes=2)):
+        with suppress(Exception):
+            made = factory(style="cifar", **options)
+            if isinstance(made, Task):
+                return type(made)
+    return Task
+
 # %% ../../nbs/17_tasks.ipynb #7709cb5e
 def class_of(name: str) -> type[Task]:
-    """The class whose attributes tell about the task of that name: the registered one, or `Task`
-    where what is registered is no such class. Raises ValueError for an unknown name.
+    """The class whose attributes tell about the task of that name: the registered one, that of what
+    a function makes, or `Task` where that cannot be found out. Raises ValueError for an unknown
+    name.
     """
     factory = factory_of(name)
-    return factory if isinstance(factory, type) and issubclass(factory, Task) else Task
+    return factory if isinstance(factory, type) and issubclass(factory, Task) else _made_by(factory)
 
 # %% ../../nbs/17_tasks.ipynb #341c7a44
 def labels_of(name: str) -> bool | str:
