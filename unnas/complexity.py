@@ -85,17 +85,19 @@ def _pass(
     """Pass one input of that shape through `model`, whose tensors have shapes but no memory unless
     this is for `real`.
     """
+    weights = (part for part in model.parameters() if part.is_floating_point())
+    like = next(weights, torch.empty(0))
+    kind = like.dtype
     if real:
-        own = next((parameter.device for parameter in model.parameters()), None)
         with _looked_at(model, hook):
-            model(torch.zeros(1, *shape, device=own))
+            model(torch.zeros(1, *shape, dtype=kind, device=like.device))
         return
     tensors = {
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     with _looked_at(model, hook):
-        functional_call(model, tensors, (torch.empty(1, *shape, device="meta"),))
+        functional_call(model, tensors, (torch.empty(1, *shape, dtype=kind, device="meta"),))
 
 # %% ../nbs/01_complexity.ipynb #88ceff44
 # the products that PyTorch's counter leaves out, in its FLOPs: two for each multiply-add

@@ -20,11 +20,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from . import complexity, data, export, files, paper, stats, tasks, train
-from .data.images import deep_ranges, list_images, stamp_of, warn_of_left_out
+from unnas.data.images import (
+    deep_ranges,
+    list_images,
+    stamp_of,
+    to_rgb,
+    warn_of_left_out,
+)
 from unnas.files import (
     check_at_least,
     check_flag,
@@ -42,13 +49,12 @@ from .train import Recipe
 
 # %% ../nbs/42_use.ipynb #876912dd
 def _read(item, ranges: dict):
-    """An image as `export.prepare` takes it, and what is wrong with it where it is a file that
-    cannot be read.
-    """
-    if not isinstance(item, str | Path):
-        return item, None
+    """An image as `export.prepare` takes it, and what is wrong with it where it cannot be read."""
     try:
-        return data.read_image(item, ranges), None
+        if isinstance(item, str | Path):
+            return data.read_image(item, ranges), None
+        export.check_image(item)
+        return to_rgb(item, ranges) if isinstance(item, Image.Image) else item, None
     except Exception as error:  # decoders raise whatever they like on broken files
         return None, f"{type(error).__name__}: {error}"
 
@@ -77,6 +83,7 @@ def _listed(images) -> tuple[list, dict]:
         several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
         listed = list(images) if several else [images]
         ranges = _ranges_of(listed)
+    data.warn_of_ranges("images" if isinstance(images, list | tuple) else images, ranges)
     if not listed:
         raise ValueError(f"images={str(images)!r}: holds no image; pass a folder or a list of some")
     return listed, ranges
@@ -91,7 +98,9 @@ def _from_list(model: export.Model, images, batch_size: int) -> Iterator[tuple]:
             some = listed[start : start + batch_size]
             read = list(threads.map(lambda item: _read(item, ranges), some))
             kept = [position for position, (_, fault) in enumerate(read) if fault is None]
-            wrong |= {str(item): fault for item, (_, fault) in zip(some, read) if fault}
+            for place, (item, (_, fault)) in enumerate(zip(some, read), start):
+                if fault:
+                    wrong[str(item) if isinstance(item, str | Path) else f"number {place}"] = fault
             if kept:
                 names = [
                     str(some[k]) if isinstance(some[k], str | Path) else start + k for k in kept
@@ -120,6 +129,10 @@ def _from_dataset(model: export.Model, images: data.Dataset, batch_size: int) ->
 def _outputs(model: export.Model, images, batch_size: int, call) -> tuple[np.ndarray, list]:
     """What `call` makes of prepared images, in the order of the images, and their names."""
     check_at_least("batch_size", batch_size, 1)
+    if (kind := next(model.parameters()).dtype) != torch.float32:
+        raise ValueError(
+            f"model: its weights are {kind}, and images torch.float32; use model.float()"
+        )
     known = isinstance(images, data.Dataset)
     count = len(images) if known or isinstance(images, list | tuple) else None
     batches = (_from_dataset if known else _from_list)(model, images, batch_size)
@@ -145,6 +158,17 @@ def features(model: export.Model, images, batch_size: int = 64) -> tuple[np.ndar
     """
     return _outputs(model, images, batch_size, model.features)
 
+# %% ../nbs/42_use.ipynb #45881ff9
+def _check_finite(**tables) -> None:
+    """Raise ValueError for a row of features that has a NaN or an infinity."""
+    for name, table in tables.items():
+        wrong = ~np.isfinite(np.asarray(table, float)).all(axis=-1)
+        if wrong.any():
+            raise ValueError(
+                f"{name}: row {int(wrong.argmax())} of {len(wrong)} has numbers that are not"
+                " finite; leave it out, or look at its image"
+            )
+
 # %% ../nbs/42_use.ipynb #572aa4aa
 def nearest(
     features: np.ndarray, queries: np.ndarray, count: int = 5
@@ -158,6 +182,7 @@ def nearest(
     """
     features, queries = np.asarray(features, float), np.atleast_2d(np.asarray(queries, float))
     check_at_least("count", count, 1)
+    _check_finite(features=features, queries=queries)
     if count > len(features):
         raise ValueError(f"count={count}: there are {len(features)} features; ask for fewer")
     if queries.shape[1:] != features.shape[1:]:
@@ -253,6 +278,7 @@ def probe(features: np.ndarray, labels: Sequence[int], C: float | None = None, s
     except ImportError as error:
         raise ImportError("scikit-learn: not installed; run pip install unnas[export]") from error
     labels = np.asarray(labels)
+    _check_finite(features=features)
     if labels.shape != (len(features),):
         raise ValueError(
             f"labels of shape {labels.shape}: there are {len(features)} features; pass one label"

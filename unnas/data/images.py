@@ -59,6 +59,8 @@ def _is_transparency(image: Image.Image) -> bool:
     if tags is not None and set(tags.get(338, (0,))) == {0}:  # ExtraSamples
         return False
     least, most = image.getchannel("A").getextrema()
+    if image.format in ("TGA", "BMP", "DIB") and most == 0:
+        return False  # a byte that nobody uses
     return least == 0 or most == 255
 
 # %% ../../nbs/08_data.images.ipynb #d8c583a4
@@ -932,17 +934,29 @@ def shrunk(picture: Image.Image, short_side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 # %% ../../nbs/08_data.images.ipynb #11f03823
-def _is_copy(target: Path, path: Path, short_side: int) -> bool:
-    """Whether `target` is newer than the image in `path`, and of the right size."""
-    if target.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        return False  # the image is another one now, or none
-    return min(size_of(target)) == min(short_side, min(size_of(path)))
+def _mark(path: Path, short_side: int, ranges: _Ranges) -> bytes:
+    """What a copy says of where it comes from: the size and time of the image's file, how small the
+    copy is, and, where the image may have more than 8 bits, the ranges of all such.
+    """
+    state, deep = path.stat(), os.path.splitext(path.name)[1].lower() in _DEEP
+    told = f"{state.st_size} {state.st_mtime_ns} {short_side} {ranges if deep else {}}"
+    return f"unnas {short_hash(told)}".encode()
+
+
+def _is_copy(target: Path, mark: bytes) -> bool:
+    """Whether there is a whole copy of that mark."""
+    try:
+        with Image.open(target) as image:
+            return image.info.get("comment") == mark
+    except OSError:
+        return False
 
 # %% ../../nbs/08_data.images.ipynb #54545b87
 def shrink_folder(source: str | Path, destination: str | Path, short_side: int = 256) -> int:
     """Copy a folder of images as RGB JPEGs whose short side is at most `short_side` pixels. Copies
-    of that size that are newer than their image are kept. Returns the number of images; warns of
-    what was left out. Raises ValueError for a short side below 1.
+    of that size are kept where the file of their image has not changed since. Returns the number of
+    images; warns of what was left out, and of copies of what is no longer there. Raises ValueError
+    for a short side below 1.
     """
     check_at_least("short_side", short_side, 1)
     source, destination = (Path(os.path.abspath(path_of(p))) for p in (source, destination))
@@ -952,14 +966,23 @@ def shrink_folder(source: str | Path, destination: str | Path, short_side: int =
 
     def shrink(file):
         path, target = source / file[0], destination / (file[0] + ".jpg")
-        if target.exists() and _is_copy(target, path, short_side) or _fault(path):
+        if _no_file(path) or _is_copy(target, mark := _mark(path, short_side, ranges)):
+            return
+        if _fault(path):
             return
         image = shrunk(read_image(path, ranges), short_side)
         with written_whole(target) as new:
-            image.save(new, quality=92, subsampling=0)
+            image.save(new, quality=92, subsampling=0, comment=mark)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(shrink, listed))
-    left_out["unreadable"] = sum(not (destination / f"{path}.jpg").exists() for path, _ in listed)
+    made = {f"{path}.jpg" for path, _ in listed} & {path for path, _ in list_images(destination)}
+    left_out["unreadable"] = len(listed) - len(made)
     warn_of_left_out(source, left_out)
-    return len(list_images(destination))
+    if others := len(list_images(destination)) - len(made):
+        warnings.warn(
+            f"{destination}: has {others} images more, which are no copies of what is in {source}"
+            " now; remove what should not be there",
+            stacklevel=2,
+        )
+    return len(made)

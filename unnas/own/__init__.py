@@ -135,7 +135,8 @@ def _place(seen: Look, settings: dict, folder: str | Path | None) -> Path:
         return files.path_of(folder).absolute()
     whole = json.dumps(settings | dict(folder=str(seen.folder.resolve())), sort_keys=True)
     name = f"{seen.folder.name}-{settings['task']}-{settings['method']}"
-    return files.home() / "data" / "own" / f"{name}-{files.short_hash(whole)[:8]}"
+    place = files.home() / "data" / "own" / f"{name}-{files.short_hash(whole)[:8]}"
+    return place.absolute()
 
 # %% ../../nbs/45_own.ipynb #fdff3dfa
 def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule:
@@ -147,7 +148,13 @@ def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule
     path, listing = place / "schedule.json", files.short_hash(repr(seen.files))
     images = str(seen.folder.resolve())
     if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"folder={str(place)!r}: its schedule.json is damaged ({error}); name another"
+                " folder, or remove this one"
+            ) from error
         if other := {k: v for k, v in kept["settings"].items() if settings.get(k) != v}:
             raise ValueError(
                 f"folder={str(place)!r}: has a search with other settings ({other}); name another"
@@ -367,7 +374,7 @@ def find(
     _check_task(task)
     _check_steps(method, search_steps)
     check_engine(engine, workers)
-    seen = look(images, seed=seed)
+    seen = look(images, seed=seed, skip=folder)
     print(seen, flush=True)
     work = _begun(seen, settings, folder, engine, workers)
     rivals = darts.sample(work.schedule.architectures, seed)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from .. import plots
+from ..data import warn_of_ranges
 from unnas.data.images import (
     deep_ranges,
     generator,
@@ -35,8 +36,10 @@ from unnas.files import (
     first_names,
     path_of,
     progress_bar,
+    writable_folder,
     written_whole,
 )
+from ..study.report import in_turn
 
 # %% ../../nbs/43_own.looks.ipynb #d9f3df52
 MIN_IMAGES, FEW_IMAGES = 100, 1000
@@ -165,9 +168,10 @@ def _described(look: Look) -> Iterator[str]:
     fine, opened = list(look.readable.values()), len(look.seen)
     formats = Counter(seen.format for seen in fine)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in formats.most_common())
+    folder = str(look.folder).encode("utf-8", "backslashreplace").decode()
     all_or_some = "all opened" if opened == len(look.files) else f"{opened:,} of them opened"
     how = "opened" if len(look.files) == 1 else all_or_some
-    yield f"{look.folder}: {_images(len(look.files))}, {how}{kinds and f' ({kinds})'}."
+    yield f"{folder}: {_images(len(look.files))}, {how}{kinds and f' ({kinds})'}."
     if fine:
         widths, heights = ([getattr(s, side) for s in fine] for side in ("width", "height"))
         yield (
@@ -209,9 +213,11 @@ def _enough(look: Look) -> str:
     return f"Enough: about {look.usable:,} different images."
 
 # %% ../../nbs/43_own.looks.ipynb #28dfe68a
-def look(folder: str | Path, *, most: int = 2000, seed: int = 0) -> Look:
+def look(
+    folder: str | Path, *, most: int = 2000, seed: int = 0, skip: str | Path | None = None
+) -> Look:
     """What is in a folder of images, below it too; `most` of them are opened, drawn by `seed`.
-    Labels, and what folders are called, do not matter.
+    Labels, and what folders are called, do not matter. A folder `skip` in it does not count.
 
     Raises FileNotFoundError where there is no such folder, and ValueError where it has no image.
     """
@@ -222,7 +228,8 @@ def look(folder: str | Path, *, most: int = 2000, seed: int = 0) -> Look:
         raise FileNotFoundError(
             f"images={str(folder)!r}: no such folder; pass a folder that has your images"
         )
-    files = list_images(path, left_out)
+    own = () if skip is None else {os.path.abspath(path_of(skip))}
+    files = list_images(path, left_out, skip=own)
     if not files:
         found = f" (only {first_names(f'{n} {kind}' for kind, n in left_out.items())})"
         raise ValueError(
@@ -243,10 +250,19 @@ def _copy(folder: Path, ranges, side: int, job: tuple[str, Path]) -> tuple[str, 
     name, target = job
     try:
         picture = shrunk(read_image(folder / name, ranges), side)
-        picture.save(target, quality=95, subsampling=0)
-        return name, Seen("JPEG", *picture.size, **_noted(picture))
-    except Exception as error:
+        about = _noted(picture)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like
         return name, Seen(fault=f"{type(error).__name__}: {error}")
+    try:
+        picture.save(target, quality=95, subsampling=0)
+    except OSError as error:
+        raise OSError(
+            f"folder={str(target.parents[2])!r}: a copy cannot be written there ({error}); make"
+            " room, and run this again"
+        ) from error
+    return name, Seen("JPEG", *picture.size, **about)
 
 # %% ../../nbs/43_own.looks.ipynb #1c7bcd9e
 def _different(copies: Sequence[tuple[str, Seen]], left_out: Counter) -> set[str]:
@@ -273,25 +289,15 @@ def _emptied(destination: Path) -> None:
             )
     begun.touch()
 
-# %% ../../nbs/43_own.looks.ipynb #25a6fccd
-def make_copies(
-    look: Look, destination: str | Path, *, image_size: int, count: int, seed: int = 0
+# %% ../../nbs/43_own.looks.ipynb #cef3b1c9
+def _made(
+    look: Look, destination: Path, table: Path, image_size: int, count: int, seed: int
 ) -> dict[str, int]:
-    """Write small copies of up to `count` images of a folder, drawn by `seed`, for networks that
-    see `image_size` pixels a side: JPEG in `destination`/train and /test; the table
-    `destination`.csv says which is which. Returns the number of what was left out, by its kind.
-
-    Copies that are there already are read, and made anew where they were cut short. Raises
-    ValueError for folders of these names with something else, and where fewer than `MIN_IMAGES`
-    different images are left.
-    """
-    destination = path_of(destination)
-    table = destination.with_suffix(".csv")
-    if table.is_file():
-        return _read_left_out(table)
+    """Write the copies, and their table; what was left out."""
     order = generator(seed).permutation(len(look.files))[:count].tolist()
     _emptied(destination)
     ranges, left_out = deep_ranges([(look.folder, look.files)]), Counter()
+    warn_of_ranges(look.folder, ranges)
     jobs = [
         (look.files[index][0], destination / "train" / f"{number:06}.jpg")
         for number, index in enumerate(order)
@@ -322,6 +328,26 @@ def make_copies(
     with written_whole(table) as new:
         new.write_text(lines.getvalue(), encoding="utf-8", errors="backslashreplace", newline="")
     return {kind: number for kind, number in left_out.items() if number}
+
+# %% ../../nbs/43_own.looks.ipynb #25a6fccd
+def make_copies(
+    look: Look, destination: str | Path, *, image_size: int, count: int, seed: int = 0
+) -> dict[str, int]:
+    """Write small copies of up to `count` images of a folder, drawn by `seed`, for networks that
+    see `image_size` pixels a side: JPEG in `destination`/train and /test; the table
+    `destination`.csv says which is which. Returns the number of what was left out, by its kind.
+
+    Copies that are there already are read, and made anew where they were cut short; two processes
+    wait for each other. Raises
+    ValueError for folders of these names with something else, and where fewer than `MIN_IMAGES`
+    different images are left.
+    """
+    destination = path_of(destination)
+    table = destination.with_suffix(".csv")
+    with in_turn(writable_folder(destination.parent)):
+        if table.is_file():
+            return _read_left_out(table)
+        return _made(look, destination, table, image_size, count, seed)
 
 # %% ../../nbs/43_own.looks.ipynb #184ff121
 def _read_left_out(table: Path) -> dict[str, int]:

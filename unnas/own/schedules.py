@@ -123,13 +123,13 @@ def _input_shape(task: tasks.Task, side: int) -> tuple[int, ...]:
 def _usual_budget(task: tasks.Task, side: int) -> float:
     """The FLOPs of the median of 7 random architectures of width `WIDTH`."""
     stem, depth = _shape(side)
-    counts = [
-        darts.MEASURES["flops"](
-            darts.build(genotype, task, stem=stem, width=WIDTH, depth=depth),
-            _input_shape(task, side),
-        )
-        for genotype in darts.sample(7, seed=0)
-    ]
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # sizes only
+        networks = [
+            darts.build(genotype, task, stem=stem, width=WIDTH, depth=depth)
+            for genotype in darts.sample(7, seed=0)
+        ]
+    shape = _input_shape(task, side)
+    counts = [darts.MEASURES["flops"](network, shape) for network in networks]
     return float(np.median(counts))
 
 # %% ../../nbs/44_own.schedules.ipynb #f6648016

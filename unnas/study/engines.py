@@ -267,6 +267,11 @@ def _hopeless(deaths: int, last: _Died, again: bool) -> _CannotStart:
     """
     if again:
         return _CannotStart(f"engine='processes': a worker came to this call again; {_GUARD}")
+    if getattr(sys.modules["__main__"], "__file__", "").endswith("<stdin>"):
+        return _CannotStart(
+            "engine='processes': a script from the standard input cannot be read by workers; save"
+            " it as a file, or choose engine='serial'"
+        )
     return _CannotStart(
         f"engine='processes': {last} before it began, as {deaths - 1} others; what they printed may"
         f" say why; {_GUARD}"
@@ -1010,8 +1015,10 @@ def collect(
     clear_left_overs(store)
     wanted = {spec.id: spec for spec in specs}
     records = {id: record for id in wanted if (record := store.get(id)) is not None}
-    _check_images(wanted, records, root)
     missing, errors = [spec for id, spec in wanted.items() if id not in records], {}
+    if missing:
+        load.cache_clear()  # images may have changed
+    _check_images(wanted, records, root)
     unsaved = _Unsaved(store)
     for spec, record, error in _computed(
         missing, len(wanted), store, engine, workers, root, decoders, gpus

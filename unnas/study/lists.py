@@ -69,6 +69,7 @@ def specs_of(
         for space in (grid.spaces if spaces is None else check_names("spaces", spaces, SPACES))
         for task in (grid.tasks if tasks is None else _chosen_tasks(tasks))
     }
+    _check_number_of_runs(len(settings) * count * seeds)
     if look:
         settings = _fingerprinted(settings, root, store, grid.former)
     draw = grid.sample_seed if sample_seed is None else sample_seed
@@ -137,6 +138,18 @@ def _architectures(space: str, number: int, place: Path | None, seed: int) -> li
         )
     random.Random(seed).shuffle(found)
     return found[:number]
+
+# %% ../../nbs/31_study.lists.ipynb #f9f127ee
+_MOST_RUNS = 1_000_000
+
+
+def _check_number_of_runs(number: int) -> None:
+    """Raise ValueError for more runs than anybody lists."""
+    if number > _MOST_RUNS:
+        raise ValueError(
+            f"specs: these would be {number:,} runs, and {_MOST_RUNS:,} are the most; take fewer"
+            " architectures, seeds, tasks or spaces"
+        )
 
 # %% ../../nbs/31_study.lists.ipynb #b03aa8c5
 def _chosen_tasks(names: Sequence[str]) -> list[str]:
@@ -359,6 +372,7 @@ def searches(
         for dataset in datasets
         for task in chosen or _tasks_of(known, dataset)
     }
+    _check_number_of_runs(len(settings) * len(seeds))
     if look:
         settings = _fingerprinted(settings, root, store, known.former)
         settings = _fitting(settings, root)

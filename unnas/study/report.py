@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'RESAMPLES', 'SHOWN', 'whole', 'wholes', 'text', 'names', 'one_of', 'sizes', 'number', 'share',
            'number_or_place', 'use_module', 'short_errors', 'judged', 'units', 'untrained', 'ranked', 'parameters',
-           'Prose', 'Picture', 'Page', 'searches_of', 'released_of', 'rounded', 'shown_table', 'paper_says']
+           'Prose', 'Picture', 'in_turn', 'Page', 'searches_of', 'released_of', 'rounded', 'shown_table', 'paper_says']
 
 # %% ../../nbs/33_study.report.ipynb #dfd9861e
 import importlib
@@ -373,7 +373,7 @@ class Picture:
 
 # %% ../../nbs/33_study.report.ipynb #d0e3c27f
 @contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
+def in_turn(folder: Path) -> Iterator[None]:
     """Wait until nobody else is in such a block for this folder; not where it cannot be locked."""
     if fcntl is None:
         yield
@@ -420,7 +420,7 @@ def _tell_released(page) -> None:
     if scale not in _GUARDED or Path(page.folder).resolve() != home().resolve() / "figures" / scale:
         return
     note = dict(parameters=_told(page.parameters), records=page.records)
-    with _in_turn(home() / "figures"):
+    with in_turn(home() / "figures"):
         notes = _released_figures() | {f"{scale}/{page.name}": note}
         with written_whole(home() / "figures" / "released.json") as new:
             new.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
