@@ -2504,3 +2504,52 @@ def test_deep_jpeg_2000_pictures_share_one_range(tmp_path):
         images = data.load("imagefolder", root=tmp_path / suffix, image_size=16)
         means[suffix] = [float(batch.float().mean()) for batch, _ in images.batches(1)]
     assert means["jp2"] == pytest.approx(means["png"], abs=1) and np.ptp(means["jp2"]) > 20
+
+
+@pytest.mark.parametrize(
+    "training, testing",
+    [
+        ("trainimages", "testimages"),
+        ("TrainVal", "Test"),
+        ("data_train", "hold-out"),
+        ("train", "validate"),
+    ],
+)
+def test_splits_may_be_written_as_one_word(training, testing, tmp_path):
+    laid_out(tmp_path, f"{training}/{{c}}/{{i}}.png", f"{testing}/{{c}}/{{i}}.png")
+    for split, folder in (("train", training), ("test", testing)):
+        images = data.load("imagefolder", split, root=tmp_path, image_size=16)
+        assert images.classes == ("cat", "dog") and folders_of(images, tmp_path) == {folder}
+
+
+@pytest.mark.parametrize("labels", ["ground_truth", "annots", "masks_512", "1st_manual", "Bbox"])
+def test_pictures_of_labels_are_no_class_by_any_name(labels, tmp_path):
+    laid_out(tmp_path, "images_512/{i}.png", f"{labels}/{{i}}.png", "masks/{i}.png", count=20)
+    images = data.load("imagefolder", root=tmp_path, image_size=16)
+    assert folders_of(images, tmp_path) == {"images_512"}
+
+
+def test_a_copy_follows_its_image_whatever_the_age_of_the_file(tmp_path):
+    source, small = tmp_path / "source", tmp_path / "small"
+    laid_out(source, "{i}.png", count=3)
+    assert data.shrink_folder(source, small, 8) == 3
+    first = {path.name: path.stat().st_mtime_ns for path in small.iterdir()}
+    photo(12, 12, seed=99).save(tmp_path / "new.png")
+    os.utime(tmp_path / "new.png", (1e9, 1e9))
+    os.replace(tmp_path / "new.png", source / "0.png")
+    (source / "1.png").unlink()
+    with pytest.warns(UserWarning, match="has 1 images more, which are no copies of what is in"):
+        assert data.shrink_folder(source, small, 8) == 2
+    expected = image_files.shrunk(data.read_image(source / "0.png"), 8)
+    found = data.read_image(small / "0.png.jpg")
+    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).mean() < 8
+    assert (small / "2.png.jpg").stat().st_mtime_ns == first["2.png.jpg"]
+
+
+def test_a_byte_that_nobody_uses_is_no_transparency(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(8, 8, 4), dtype=np.uint8)
+    pixels[..., 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.tga")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (np.asarray(data.read_image(tmp_path / "a.tga")) == pixels[..., :3]).all()
+    assert (np.asarray(data.read_image(tmp_path / "a.png")) == 255).all()

@@ -324,3 +324,42 @@ def test_numbers_of_numpy_are_numbers():
     assert json.dumps({name: kinds[name](name, value) for name, value in given.items()}) == (
         '{"seed": 3, "architectures": 2, "minutes": 1.5}'
     )
+
+
+def test_copies_are_waited_for_and_a_damaged_schedule_is_named(tmp_path, photos):
+    place = tmp_path / "place"
+    seen = own.look(photos, skip=place)
+    jobs = dict(image_size=16, count=120)
+    context = multiprocessing.get_context("fork")
+    two = [
+        context.Process(target=own.make_copies, args=(seen, place / "images"), kwargs=jobs)
+        for _ in range(2)
+    ]
+    for process in two:
+        process.start()
+    for process in two:
+        process.join()
+    assert [process.exitcode for process in two] == [0, 0]
+    assert len(list((place / "images").rglob("*.jpg"))) == 110
+    (place / "schedule.json").write_text("{")
+    with pytest.raises(ValueError, match="its schedule.json is damaged .*; name another folder"):
+        unnas.find(photos, folder=place, minutes=1)
+
+
+def test_what_a_search_writes_is_not_taken_for_images(tmp_path, photos):
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copytree(photos, tmp_path / "photos" / "out" / "images")
+    whole, rest = (
+        own.look(tmp_path / "photos"),
+        own.look(tmp_path / "photos", skip=tmp_path / "photos/out"),
+    )
+    assert len(whole.files) == 2 * len(rest.files)
+
+
+def test_a_full_disk_is_no_unreadable_image(tmp_path, photos, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="folder=.*: a copy cannot be written there .*No space left"):
+        own.make_copies(own.look(photos), tmp_path / "place/images", image_size=16, count=60)

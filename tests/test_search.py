@@ -529,3 +529,48 @@ def test_a_finished_search_goes_on_from_its_end_and_no_other_search_does(tmp_pat
     for change in changes:
         with pytest.raises(ValueError, match=r"checkpoint=.*belongs to another run"):
             start(**change)
+
+
+class _Dropped(tasks.rotation):
+    name = "dropped"
+
+    def head(self, channels):
+        return DroppedHead(channels, 4)
+
+
+class DroppedHead(tasks.PooledLinear):
+    def forward(self, features, size):
+        return super().forward(torch.nn.functional.dropout(features, 0.5, self.training), size)
+
+
+def test_a_search_with_dropout_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch):
+    images = data.load("synthetic-objects", num_images=60, image_size=8).unlabeled()
+    recipe = search.SearchRecipe(2, 8, 0.05, held_out=0.1, precision="float32")
+
+    def made():
+        torch.manual_seed(0)
+        return search.Supernet(_Dropped(), stem="cifar", width=4, depth=3)
+
+    whole = search.fit(made(), _Dropped(), images, recipe)
+    path, steps = tmp_path / "search.pt", [0]
+
+    def stop(run):
+        yield from ()
+
+    take = search._take_step
+
+    def cut(*given):
+        steps[0] += 1
+        if steps[0] == 3:
+            raise KeyboardInterrupt
+        return take(*given)
+
+    monkeypatch.setattr(search, "CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr(search, "_take_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(made(), _Dropped(), images, recipe, checkpoint=path)
+    monkeypatch.setattr(search, "_take_step", take)
+    torch.manual_seed(5)
+    torch.rand(7)
+    resumed = search.fit(made(), _Dropped(), images, recipe, checkpoint=path)
+    assert resumed.loss == whole.loss and resumed.cells == whole.cells

@@ -1355,3 +1355,31 @@ def test_overview_counts_and_averages_single_runs():
     assert by_task.runs.to_dict() == {"rot": 3, "cls": 3} and by_task.index.name == "task"
     with pytest.raises(ValueError, match="runs: has no column constant"):
         stats.overview(runs.drop(columns="constant"))
+
+
+def test_a_run_that_is_there_twice_is_no_other_seed():
+    runs = pd.DataFrame(
+        dict(space="a", architecture=["x", "y"], task="cls", score=[1.0, 2.0], seed=0)
+    )
+    runs = runs.assign(parameters=1, multiply_adds=1)
+    assert stats.over_seeds(runs).runs.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="runs: a, x, cls, 0 occurs twice; keep one run"):
+        stats.over_seeds(pd.concat([runs, runs]))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(points=1.5), "points=1.5"),
+        (dict(resamples=0), "resamples=0"),
+        (dict(confidence=95), "confidence=95"),
+    ],
+)
+def test_options_of_a_line_are_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        stats.huber_line([1, 2, 3], [1, 2, 4], **options)
+
+
+def test_holm_takes_no_other_numbers():
+    with pytest.raises(ValueError, match="p=-1.0: must be from 0 to 1"):
+        stats.holm([-1, 0.5])

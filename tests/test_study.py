@@ -1986,3 +1986,162 @@ def test_a_record_that_cannot_be_read_stays_where_it_is(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="cannot be read.*may be as good as ever"):
             kept.get(spec.id)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class _Looks(tasks.rotation):
+    name = "looks"
+    seen = []
+
+    def batch(self, images, labels, train, generator):
+        self.seen.append(labels)
+        return super().batch(images, labels, train, generator)
+
+
+def _own(monkeypatch, name, **made):
+    """A rotation task with other parts, registered for as long as the test lasts."""
+    kind = type(name, (tasks.rotation,), dict(name=name) | made)
+    tasks.register(name, kind)
+    monkeypatch.setattr(tasks._TASKS, "_things", dict(tasks._TASKS._things))
+    return kind
+
+
+def test_a_task_without_labels_sees_none_even_where_the_images_have_some():
+    tasks.register("looks", _Looks)
+    [spec] = specs(1, task="looks")
+    study.run(replace(spec, data=replace(spec.data, labels=True)))
+    assert _Looks.seen and all(labels is None for labels in _Looks.seen)
+
+
+def test_a_record_of_images_that_have_changed_is_not_an_answer(tmp_path):
+    drawn = [3]
+
+    def made(split, **_):
+        pixels = np.random.default_rng(drawn[0]).integers(256, size=(40, 3, 16, 16), dtype=np.uint8)
+        return data.TensorImages("drawn", split, torch.from_numpy(pixels))
+
+    data.register("drawn", made)
+    [spec] = specs(1)
+    spec, kept = replace(spec, data=Data("drawn", 16, labels=False)), store(tmp_path)
+    assert study.collect([spec], store=kept).status[0] == "done"
+    drawn[0] = 4
+    study.specs.load.cache_clear()
+    with pytest.raises(
+        ValueError, match="data='drawn': has changed since the record .*fingerprint="
+    ):
+        study.collect([spec], store=kept)
+    now = replace(spec, data=replace(spec.data, fingerprint=study.specs.load(spec.data)[2]))
+    assert study.collect([now], store=kept).status[0] == "done" and len(records(tmp_path)) == 2
+
+
+def test_a_score_that_is_nan_in_one_epoch_loses_no_record(monkeypatch, tmp_path):
+    values = iter([math.nan, 30.0, math.nan, 40.0])
+
+    class Gathered:
+        state = torch.zeros(1)
+
+        def update(self, outputs, targets):
+            pass
+
+        def compute(self):
+            return torch.tensor(next(values, 1.0))
+
+    own = dict(metric=lambda task: Gathered(), constant=lambda task, targets: math.nan)
+    _own(monkeypatch, "odd metric", **own)
+    next(values)  # as the look at the outputs takes one
+    [spec] = specs(1, task="odd metric")
+    record = study.run(spec)
+    assert record["result"]["score"] == [None, 40.0] and record["result"]["best"] == 40
+    assert record["constant"] is None
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        (dict(metric=lambda task: 3), "odd.*AttributeError"),
+        (dict(constant=lambda task, targets: {}), "constant must give one number .*TypeError"),
+        (dict(chance="a quarter"), "chance must give one number"),
+    ],
+)
+def test_parts_of_a_task_that_give_no_number_are_told_before_the_training(made, words, monkeypatch):
+    _own(monkeypatch, "odd", **made)
+    [spec] = specs(1, task="odd")
+    train_data, task = study.specs.load(spec.data)[0], tasks.get("odd")
+    with pytest.raises((ValueError, AttributeError), match=words):
+        train.fit(study.records.network_of(spec, task), task, train_data, train_data, spec.recipe)
+
+
+def test_what_is_no_score_is_refused_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(study.SCORES, "_things", dict(study.SCORES._things))
+    with pytest.raises(ValueError, match="score"):
+        study.register_score("s", lambda record: 1)
+    with pytest.raises(ValueError, match="accuracy='nope': unknown"):
+        study.register_score("s", study.Score(lambda record: 1, "u", accuracy="nope"))
+    study.register_score("s", study.Score(lambda record: record["nope"], "u"))
+    with pytest.raises(ValueError, match="score='s': fails on the record .*KeyError: 'nope'"):
+        study.collect(specs(1), store=store(tmp_path))
+    assert len(records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("value", [lambda x: x, math.nan, {"a": 1}])
+def test_options_that_cannot_be_written_down_are_named(value):
+    with pytest.raises(ValueError, match="options: f=.* cannot be written down in a spec"):
+        specs(1, options=dict(f=value))
+
+
+def test_specs_of_another_version_are_told_what_is_wrong():
+    [spec] = specs(1)
+    known = spec.to_dict()
+    for change, words in (
+        (dict(later=1), "spec: has later, which this version does not know"),
+        (dict(recipe=known["recipe"] | dict(zz=1)), "recipe: has zz, which this"),
+        (dict(data={}), "data: lacks name"),
+        (dict(data=3), "data=3: must be a dictionary"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Spec.from_dict(known | change)
+    with pytest.raises(ValueError, match="spec: lacks width"):
+        Spec.from_dict({name: value for name, value in known.items() if name != "width"})
+
+
+def test_a_space_must_give_as_many_different_architectures_as_are_asked_for(monkeypatch):
+    monkeypatch.setattr(spaces.SPACES, "_things", dict(spaces.SPACES._things))
+    (one,) = darts.sample(1, 0)
+    for name, sample in (("few", lambda n, seed: []), ("dup", lambda n, seed: [one] * n)):
+        spaces.register(name, replace(spaces.SPACES["darts"], title=name, sample=sample))
+        with pytest.raises(ValueError, match=f"space='{name}': sample.3, .*must give 3 different"):
+            study.lists._architectures(name, 3, None, 0)
+
+
+def test_more_runs_than_anybody_lists_are_refused():
+    with pytest.raises(ValueError, match="these would be 32,000,000,000 runs"):
+        study.specs_of(study.grid("fig2", "smoke"), architectures=2, seeds=2 * 10**9, look=False)
+
+
+def test_a_released_run_of_two_results_is_told(tmp_path):
+    kept = store(tmp_path)
+    study.collect(specs(1), store=kept)
+    [record] = [json.loads(path.read_text()) for path in kept.folder.glob("*.json")]
+    other = record | dict(result=record["result"] | dict(best=99.0))
+    again = record | dict(seconds=1e6)  # made twice, with the same result
+    lines = {"a": [record, again], "b": [other], "c": [record, other]}
+    for name, chosen in lines.items():
+        text = "".join(json.dumps(line) + "\n" for line in chosen)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    for names, words in (
+        (["a", "b"], "1 runs have two results.*a.jsonl and b"),
+        (["c"], "line 2: an"),
+    ):
+        with pytest.warns(UserWarning, match=words):
+            found = study.records._records_in([tmp_path / f"{name}.jsonl" for name in names])
+        assert found[record["id"]] == record
+
+
+def test_the_class_of_a_task_is_that_of_what_a_function_makes(monkeypatch):
+    monkeypatch.setattr(tasks._TASKS, "_things", dict(tasks._TASKS._things))
+    tasks.register(
+        "sup", lambda num_classes, style="cifar": tasks.classification(num_classes, style)
+    )
+    tasks.register("twos", partial(tasks.jigsaw, grid=2))
+    tasks.register("none", lambda style: 3)
+    assert tasks.labels_of("sup") is True and tasks.class_of("twos") is tasks.jigsaw
+    assert tasks.class_of("none") is tasks.Task

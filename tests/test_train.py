@@ -559,3 +559,39 @@ def test_looking_at_outputs_changes_nothing():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(part.grad is None for part in net.parameters())
+
+
+def test_a_task_of_ones_own_that_has_changed_is_another_run(tmp_path):
+    images = data.load("synthetic-objects", num_images=20, image_size=8).unlabeled()
+
+    def made(factor, **held):
+        class Mine(tasks.rotation):
+            name = "mine"
+
+            def loss(self, outputs, targets, label_smoothing=0.0):
+                return factor * super().loss(outputs, targets)
+
+        own = Mine()
+        vars(own).update(held)
+        return own
+
+    def run(task):
+        return train.fit(
+            network(task), task, images, images, Recipe(1, 10, 0.05), checkpoint=tmp_path / "a.pt"
+        )
+
+    first = run(made(1, weights={"a": 1.0}))
+    assert run(made(1, weights={"a": 1.0})).loss == first.loss
+    for other in (made(2, weights={"a": 1.0}), made(1, weights={"a": 5.0})):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            run(other)
+
+
+def test_statistics_of_all_kinds_of_batch_normalization_are_refined():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    free = torch.nn.BatchNorm1d(2, track_running_stats=False)
+    batches = [torch.randn(50, 3) + k for k in range(4)]
+    train.precise_batch_norm(torch.nn.Sequential(net, free), batches)
+    with torch.no_grad():
+        expected = torch.stack([net[0](batch).mean(0) for batch in batches]).mean(0)
+    torch.testing.assert_close(net[1].running_mean, expected)

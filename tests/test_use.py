@@ -368,3 +368,40 @@ def test_training_as_for_table_1_says_what_is_wrong(folder):
     ]
     assert use.table1_recipe(1, 64).warmup_epochs == 0
     assert use.table1_recipe(50, 64).warmup_epochs == 1
+
+
+def test_files_are_cropped_as_those_of_a_data_set_whatever_their_size(folder):
+    model = model_of()
+    for side in (model.image_size, 2 * model.image_size):
+        for path in folder.rglob("*.png"):
+            Image.open(path).resize((side, side)).save(path)
+        images = data.load("imagefolder", "test", root=folder, image_size=model.image_size)
+        of_files, names = use.features(model, folder / "test")
+        of_data, _ = use.features(model, images)
+        order = [names.index(str(path)) for path in images.paths]
+        np.testing.assert_allclose(of_files[order], of_data, atol=1e-6)
+
+
+def test_items_that_are_no_images_are_left_out_and_counted(folder):
+    model, path = model_of(), next(folder.rglob("*.png"))
+    torn = path.with_name("torn.png")
+    torn.write_bytes(path.read_bytes()[:200])
+    items = [path, Image.open(torn), None, np.zeros((0, 16, 3), np.uint8), Image.open(path)]
+    with pytest.warns(UserWarning, match="left out 3 unreadable of 5 images: number 1 .*number 3"):
+        found, names = use.features(model, items)
+    assert names == [str(path), 4]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_features_that_are_not_finite_are_named():
+    features = np.random.default_rng(0).normal(size=(5, 3))
+    features[3, 1] = np.nan
+    with pytest.raises(ValueError, match="features: row 3 of 5 has numbers that are not finite"):
+        use.nearest(features, features[:1])
+    with pytest.raises(ValueError, match="features: row 3 of 5 has numbers that are not finite"):
+        use.probe(features, [0, 1, 0, 1, 0])
+
+
+def test_a_model_of_another_precision_is_told_what_to_do(folder):
+    with pytest.raises(ValueError, match="model: its weights are torch.float16.*model.float"):
+        use.features(model_of().half(), folder)

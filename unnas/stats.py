@@ -798,8 +798,8 @@ def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     _check_columns("runs", runs, [*_KEYS, "score", "parameters", "multiply_adds"])
     if "seed" in runs and (twice := runs.duplicated([*_KEYS, "seed"])).any():
         raise ValueError(
-            f"runs: {runs[twice].iloc[0][[*_KEYS, 'seed']].tolist()} occurs twice; keep one run of"
-            " each seed"
+            f"runs: {', '.join(map(str, runs[twice].iloc[0][[*_KEYS, 'seed']]))} occurs twice; keep"
+            " one run of each seed"
         )
     finite = runs.assign(score=runs["score"].where(np.isfinite(runs["score"])))
     table = finite.groupby(_KEYS, sort=False, as_index=False).agg(

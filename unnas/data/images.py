@@ -966,9 +966,11 @@ def shrink_folder(source: str | Path, destination: str | Path, short_side: int =
 
     def shrink(file):
         path, target = source / file[0], destination / (file[0] + ".jpg")
-        if _no_file(path) or _is_copy(target, mark := _mark(path, short_side, ranges)):
-            return
-        if _fault(path):
+        try:
+            mark = _mark(path, short_side, ranges)
+        except OSError:
+            return  # as a link that leads nowhere
+        if _is_copy(target, mark) or _fault(path):
             return
         image = shrunk(read_image(path, ranges), short_side)
         with written_whole(target) as new:

@@ -145,12 +145,18 @@ def read_map(text: str) -> torch.Tensor:
     """The map, uint8 (H, W), that `write_map` wrote."""
     return torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(text)))))
 
+# %% ../../nbs/28_study.records.ipynb #5c0c8a98
+def _seen_by(task: tasks.Task, images):
+    """Images as a task may see them: without labels that it does not need; None for none."""
+    return images.unlabeled() if hasattr(images, "labels") and not task.labels else images
+
 # %% ../../nbs/28_study.records.ipynb #df35ed8b
 def constant_answer(task: tasks.Task, images, seed: int) -> float:
     """Score on `images`, in percent, of the best answer that never looks at the
     image, such as the most common class.
     """
     generator = torch.Generator().manual_seed(train.derive_seed(seed, "test", 0))
+    images = _seen_by(task, images)
     batches = images.batches(1 if task.labels == "maps" else 100)
     return task.constant(task.batch(*batch, False, generator)[1] for batch in batches)
 
@@ -423,9 +429,7 @@ def run(
     train_data, test_data, fingerprint = load(spec.data, root)
     task = task_of(spec, train_data)
     train.check_labels(task, train_data)
-    if spec.data.labels and not task.labels:  # it has no business with them
-        train_data = train_data.unlabeled()
-        test_data = None if test_data is None else test_data.unlabeled()
+    train_data, test_data = (_seen_by(task, images) for images in (train_data, test_data))
     network = network_of(spec, task)
     images, labels = next(train_data.batches(2))
     shape = tuple(task.batch(images, labels, False, torch.Generator().manual_seed(0))[0].shape[1:])
