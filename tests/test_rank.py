@@ -13,6 +13,7 @@ from torch import nn
 
 from unnas import complexity, data, scores, stats, study, tasks
 from unnas.spaces import nasbench101
+from unnas.study import report
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def test_the_table_is_what_the_statistics_say():
     size = [complexity.parameters(WideNetwork(Wide(*key), tasks.rotation())) for key in keys]
     own = {"watched": [seen[key] for key in keys], "kernel": [k + c / 100 for c, k in keys]}
     for name, values in (own | {"parameters": size}).items():
-        row, rho = table.loc[name], stats.spearman(truth, values)
+        row, rho = table.loc[name], stats.spearman(truth, values, resamples=report.RESAMPLES)
         assert row["rho"] == pytest.approx(pd.Series(values).corr(pd.Series(truth), "spearman"))
         found = row[["low", "high", "p"]].tolist()
         assert found == pytest.approx([rho.low, rho.high, rho.p])
@@ -107,7 +108,7 @@ def test_the_table_is_what_the_statistics_say():
             best = sorted(range(20), key=lambda i: values[i])[-k:]
             regret = max(truth) - max(truth[i] for i in best)
             assert row[f"regret_{k}"] == pytest.approx(regret)
-    partial = stats.partial_spearman(truth, own["watched"], size)
+    partial = stats.partial_spearman(truth, own["watched"], size, resamples=report.RESAMPLES)
     found = table.loc["watched", ["partial", "partial_low"]].tolist()
     assert found == pytest.approx([partial.value, partial.low])
     assert table["trains"].tolist() == [False, True, False]
