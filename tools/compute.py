@@ -119,8 +119,6 @@ def main() -> None:
     for number in options.tiers or ():
         check_name("--tiers", number, numbers)
     chosen = [tier for tier in tiers if not options.tiers or tier.number in options.tiers]
-    if options.released and not options.released.is_dir():
-        print(f"--released {options.released}: not there yet, so nothing has been computed", file=sys.stderr)
     store = study.Store(released=options.released)
     for tier in chosen:
         pack(tier, store)

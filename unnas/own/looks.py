@@ -338,9 +338,8 @@ def make_copies(
     `destination`.csv says which is which. Returns the number of what was left out, by its kind.
 
     Copies that are there already are read, and made anew where they were cut short; two processes
-    wait for each other. Raises
-    ValueError for folders of these names with something else, and where fewer than `MIN_IMAGES`
-    different images are left.
+    wait for each other. Raises ValueError for folders of these names with something else, and where
+    fewer than `MIN_IMAGES` different images are left.
     """
     destination = path_of(destination)
     table = destination.with_suffix(".csv")

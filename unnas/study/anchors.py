@@ -280,14 +280,12 @@ def draw_cells(page: Page, table: pd.DataFrame):
     given = ["partial", "partial_low", "partial_high"]
     partial = scored[scored["score"] != "parameters"].drop(columns=["rho", "low", "high"])
     partial = partial.rename(columns=dict(zip(given, ("rho", "low", "high"))))
-    label, panels = (
-        "ρ with ImageNet accuracy, and 95% interval",
-        {
-            f"{scored['n'].iloc[0]} cells": scored,
-            "the same, given the parameters": partial,
-            f"{rest['n'].iloc[0]} cells": rest,
-        },
-    )
+    panels = {
+        f"{scored['n'].iloc[0]} cells": scored,
+        "the same, given the parameters": partial,
+        f"{rest['n'].iloc[0]} cells": rest,
+    }
+    label = "ρ with ImageNet accuracy, and 95% interval"
     shown = pd.concat([own.assign(panel=name) for name, own in panels.items()], ignore_index=True)
     labels = {name: f"partial {label}" if own is partial else label for name, own in panels.items()}
     figure = plots.correlation_panels(shown.assign(ceiling=np.nan, reason=""), xlabel=labels)
@@ -298,8 +296,7 @@ def published_table(
     page: Page, tables: Mapping[str, pd.DataFrame], untrained: pd.DataFrame
 ) -> pd.DataFrame:
     """How the paper's tasks rank its cells by their published accuracy on CIFAR-10: a row for each
-    score. Raises ValueError for a table that has fewer than two
-    of the cells.
+    score. Raises ValueError for a table that has fewer than two of the cells.
     """
 
     def compute():
