@@ -632,7 +632,7 @@ def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed:
     trained = [part.requires_grad for part in network.parameters()]
     run = shapes, trained, settings, images, repr(recipe), int(seed)
     # what people have written counts by its source
-    theirs = {registry.code_of(type(part)) for part in (task, *network.modules())} - {""}
+    theirs = set(map(registry.code_of, {type(part) for part in (task, *network.modules())})) - {""}
     run += (sorted(theirs), _held_by(task)) if theirs else ()
     return hashlib.sha256(repr((task.name, kinds, *run)).encode()).hexdigest()
 
