@@ -405,7 +405,7 @@ def test_the_edges_of_a_window():
     "change, words",
     [
         (dict(window=(1, 10)), r"\(width 2 has"),
-        (dict(measure="seconds"), "measure.*flops, parameters"),
+        (dict(measure="seconds"), "measure.*flops, multiply-adds, parameters"),
         (dict(window=(5, 2)), "window"),
         (dict(stem="resnet"), "stem"),
     ],

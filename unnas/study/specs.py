@@ -157,6 +157,17 @@ class Data:
 class OtherImages(ValueError):
     """The images at hand are not those that a spec was made for."""
 
+# %% ../../nbs/27_study.specs.ipynb #52c55b16
+def _read(kind: type, recipe: type, d: dict):
+    """The spec of that kind, with such a recipe, of a dictionary; ValueError as of `_made`."""
+    own = d | dict(options=d.get("options", ()))
+    if {"data", "recipe"} <= set(own):
+        own["data"] = _made(Data, d["data"], "data")
+        own["recipe"] = _made(recipe, d["recipe"], "recipe")
+    if {"space", "architecture"} <= set(own):
+        own["architecture"] = SPACES[d["space"]].from_dict(d["architecture"])
+    return _made(kind, own, "spec")
+
 # %% ../../nbs/27_study.specs.ipynb #ccf675fe
 @lru_cache(maxsize=8)
 def _load(d: Data, root: str | None, where: str, factory) -> tuple:
@@ -293,12 +304,7 @@ class Spec:
         """The spec that `to_dict` wrote. Raises ValueError for an unknown space, and for fields
         that are missing or not known.
         """
-        own = {name: value for name, value in d.items() if name != "code"}
-        if {"space", "architecture", "data", "recipe"} <= set(own):
-            own["architecture"] = SPACES[d["space"]].from_dict(d["architecture"])
-            own["data"] = _made(Data, d["data"], "data")
-            own["recipe"] = _made(Recipe, d["recipe"], "recipe")
-        return _made(cls, own | dict(options=d.get("options", ())), "spec")
+        return _read(cls, Recipe, {name: value for name, value in d.items() if name != "code"})
 
     @property
     def id(self) -> str:
@@ -350,10 +356,7 @@ class SearchSpec:
         known.
         """
         own = {name: value for name, value in d.items() if name not in ("kind", "code")}
-        if {"data", "recipe"} <= set(own):
-            own["data"] = _made(Data, d["data"], "data")
-            own["recipe"] = _made(search.SearchRecipe, d["recipe"], "recipe")
-        return _made(cls, own | dict(options=d.get("options", ())), "spec")
+        return _read(cls, search.SearchRecipe, own)
 
     @property
     def id(self) -> str:
