@@ -148,7 +148,7 @@ def read_map(text: str) -> torch.Tensor:
 # %% ../../nbs/28_study.records.ipynb #5c0c8a98
 def _seen_by(task: tasks.Task, images):
     """Images as a task may see them: without labels that it does not need; None for none."""
-    return images.unlabeled() if hasattr(images, "labels") and not task.labels else images
+    return images if images is None or task.labels else images.unlabeled()
 
 # %% ../../nbs/28_study.records.ipynb #df35ed8b
 def constant_answer(task: tasks.Task, images, seed: int) -> float:
