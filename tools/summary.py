@@ -237,10 +237,11 @@ def answer(root: Path) -> str:
     )
     return f"""<p>The paper's claims beside what came out so far, of small trainings of <i>n</i>
 architectures: rank correlations with 95% intervals (H1 to H3: partial ones given the size; H4 to
-H6: differences of two; last row: accuracies). A claim is <i>supported</i> where the interval lies
-above the number, <i>against</i> where it lies below, and else <i>undecided</i>; a hypothesis (H) is
-supported only if its p, corrected for six tests, is below 0.05 as well, and <i>interim</i> looks
-decide nothing.</p>
+H6: differences of two; last row: accuracies). A rank correlation is compared
+with 0 and with the paper's 0.8, a hypothesis (H) or a difference with 0: <i>supported</i> where the
+whole interval lies above, <i>against</i> where it lies below, and else <i>undecided</i>; a
+hypothesis is supported only if its p, corrected for six tests, is below 0.05 as well, and
+<i>interim</i> looks decide nothing.</p>
 <div class="answer"><table><thead><tr>{head}</tr></thead>
 <tbody>
 {body}
