@@ -172,8 +172,9 @@ def code_of(thing) -> str:
 # %% ../nbs/04_registry.ipynb #63db8c0a
 def theirs() -> list[ModuleType]:
     """The modules that are loaded from files of no installed package: what people write."""
-    known = [module for name, module in list(sys.modules.items()) if name != "__main__"]
-    modules = {id(module): module for module in known if isinstance(module, ModuleType)}
+    known = sys.modules.copy()  # at once, for another thread may import something meanwhile
+    modules = {id(module): module for module in known.values() if isinstance(module, ModuleType)}
+    modules.pop(id(known["__main__"]), None)
     return [module for module in modules.values() if _counts(module, set())]
 
 # %% ../nbs/04_registry.ipynb #f3f42eeb

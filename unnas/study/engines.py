@@ -132,23 +132,27 @@ def _outcomes(
                 yield spec, None, f"{error} ({ATTEMPTS} attempts)"
 
 # %% ../../nbs/29_study.engines.ipynb #1daaa571
+_PACKING = threading.Lock()  # what is packed by value is set for the whole process
+
+
 def _packed(thing) -> bytes:
     """`thing` for a worker, with what people have written as it is here, whatever their files say
     meanwhile; where it cannot be packed so, by the names in their files.
     """
-    known, theirs = cloudpickle.list_registry_pickle_by_value(), []
-    for module in registry.theirs():
-        if module.__name__ not in known and sys.modules.get(module.__name__) is module:
-            cloudpickle.register_pickle_by_value(module)
-            theirs.append(module)
-    try:
+    with _PACKING:
+        known, theirs = cloudpickle.list_registry_pickle_by_value(), []
+        for module in registry.theirs():
+            if module.__name__ not in known and sys.modules.get(module.__name__) is module:
+                cloudpickle.register_pickle_by_value(module)
+                theirs.append(module)
+        try:
+            return cloudpickle.dumps(thing)
+        except Exception:  # of what cannot be packed, such as an open file that a function uses
+            pass
+        finally:
+            for module in theirs:
+                cloudpickle.unregister_pickle_by_value(module)
         return cloudpickle.dumps(thing)
-    except Exception:  # of what cannot be packed, such as an open file that a function uses
-        pass
-    finally:
-        for module in theirs:
-            cloudpickle.unregister_pickle_by_value(module)
-    return cloudpickle.dumps(thing)
 
 # %% ../../nbs/29_study.engines.ipynb #8dd451c6
 def _message(work: Callable[[Spec], dict]) -> bytes:
