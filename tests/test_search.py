@@ -554,9 +554,6 @@ def test_a_search_with_dropout_goes_on_as_if_it_had_not_been_interrupted(tmp_pat
     whole = search.fit(made(), _Dropped(), images, recipe)
     path, steps = tmp_path / "search.pt", [0]
 
-    def stop(run):
-        yield from ()
-
     take = search._take_step
 
     def cut(*given):

@@ -2000,12 +2000,12 @@ class _Looks(tasks.rotation):
 def _own(monkeypatch, name, **made):
     """A rotation task with other parts, registered for as long as the test lasts."""
     kind = type(name, (tasks.rotation,), dict(name=name) | made)
-    tasks.register(name, kind)
     monkeypatch.setattr(tasks._TASKS, "_things", dict(tasks._TASKS._things))
-    return kind
+    tasks.register(name, kind)
 
 
-def test_a_task_without_labels_sees_none_even_where_the_images_have_some():
+def test_a_task_without_labels_sees_none_even_where_the_images_have_some(monkeypatch):
+    monkeypatch.setattr(tasks._TASKS, "_things", dict(tasks._TASKS._things))
     tasks.register("looks", _Looks)
     [spec] = specs(1, task="looks")
     study.run(replace(spec, data=replace(spec.data, labels=True)))

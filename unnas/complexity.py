@@ -106,6 +106,16 @@ _PRODUCTS = {
     torch.ops.aten.dot: lambda one, other, *_, **__: 2 * one[0],
 }
 
+# %% ../nbs/01_complexity.ipynb #dbd9a576
+def _counted(flops: Callable[[bool], int]) -> int:
+    """What `flops(real)` counts of an input without memory, or of a real one where that does not
+    pass.
+    """
+    try:
+        return flops(False)
+    except RuntimeError:
+        return flops(True)
+
 # %% ../nbs/01_complexity.ipynb #d0ebb085
 def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
     """Exact multiply-adds of one input in evaluation mode, and the number of parameters.
@@ -118,17 +128,15 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
     a `model` that is no module, or TorchScript.
     """
     model, shape = _plain(model), check_shape(input_shape)
-    for real in (False, True):  # where an input without memory does not pass, a real one does
-        try:
-            with FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter:
-                _pass(model, shape, real=real)
-            break
-        except (RuntimeError, NotImplementedError):
-            if real:
-                raise
+
+    def flops(real: bool) -> int:
+        with FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter:
+            _pass(model, shape, real=real)
+        return counter.get_total_flops()
+
     auxiliary = getattr(model, "auxiliary_head", None)
     unused = 0 if auxiliary is None else parameters(auxiliary)
-    return counter.get_total_flops() // 2, parameters(model) - unused
+    return _counted(flops) // 2, parameters(model) - unused
 
 # %% ../nbs/01_complexity.ipynb #a85b3f16
 def _padding(layer: nn.Conv2d) -> list[int]:
@@ -166,17 +174,16 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     `input_shape` is without the batch, as in `count`, and so are the errors.
     """
-    model, shape, found = _plain(model), check_shape(input_shape), []
+    model, shape = _plain(model), check_shape(input_shape)
 
-    def add(layer, inputs, named, out):
-        x = inputs[0] if inputs else next(iter(named.values()), None)
-        found.append(_layer_flops(layer, x, out))
+    def flops(real: bool) -> int:
+        found = []
 
-    for real in (False, True):  # as in `count`
-        try:
-            found.clear()
-            _pass(model, shape, add, real)
-            return sum(found)
-        except (RuntimeError, NotImplementedError):
-            if real:
-                raise
+        def add(layer, inputs, named, out):
+            x = inputs[0] if inputs else next(iter(named.values()), None)
+            found.append(_layer_flops(layer, x, out))
+
+        _pass(model, shape, add, real)
+        return sum(found)
+
+    return _counted(flops)
