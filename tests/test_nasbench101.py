@@ -1030,6 +1030,11 @@ def test_a_column_of_epochs_makes_a_column_per_budget(tmp_path):
     assert list(frame.index) == [B, A]
     names = ["test4", "test108", "seconds4", "seconds108", "test4_sd", "test108_sd"]
     assert sorted(frame) == sorted(names) and frame.loc[A, "test108"] == pytest.approx(55)
+    # as a table that was read here is written: its names have the budget already
+    content = f"hash,epochs,test108,test108_sd,test8\n{A},108,55.5,0.5,50\n"
+    with pytest.warns(UserWarning):
+        frame = accuracies_of(tmp_path / "t.csv", content)
+    assert list(frame) == ["test108", "test8108"] and frame.loc[A, "test108"] == 55.5
 
 
 def test_drawings_as_text(tmp_path):

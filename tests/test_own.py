@@ -259,6 +259,16 @@ def test_the_model_has_the_weights_of_the_task_and_a_card(found, photos, tmp_pat
 
 
 @pytest.mark.slow
+def test_the_model_scales_deep_pictures_as_its_images_were(found, tmp_path):
+    found, _ = found
+    values = np.arange(1000, 3000, 2, dtype=np.uint16).reshape(40, 25)
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(values).save(tmp_path / "deep" / "0.png")
+    assert found.model.ranges == {}
+    deep = replace(found, look=own.look(tmp_path / "deep"))
+    assert deep.model.ranges == {"16 bits": (1000, 2998)}
+
+
 def test_the_notebook_shows_what_was_found(found, photos, tmp_path):
     found, options = found
     parameters = dict(root=str(photos), task="jig", method="darts", model=str(tmp_path / "model"))

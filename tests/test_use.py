@@ -1,6 +1,7 @@
 """A model at work: features, probes, fine-tuning, comparisons, and training as for Table 1."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,32 @@ def test_deep_pictures_have_one_range_in_a_list_as_in_a_folder(tmp_path):
     np.testing.assert_array_equal(found, expected)
     alone, _ = read(paths[0])
     assert abs(alone - expected[:1]).max() > 0.1  # its own range
+
+
+def test_a_model_keeps_the_range_of_the_deep_pictures_that_it_was_trained_on(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(8):
+        path = tmp_path / "sorted" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(4000, size=(32, 32)).astype(np.uint16)).save(path)
+    with pytest.warns(UserWarning, match="scaled to 8 from the range"):
+        images, test = use.labeled(tmp_path / "sorted", 32)
+        model, _ = use.fine_tune(model_of(), images, test, replace(RECIPE, batch_size=2))
+    model = export.load(export.save(model, tmp_path / "model"))
+    assert model.ranges == images.ranges and model.ranges["16 bits"][1] > 3900
+    assert "scaled from" in (tmp_path / "model" / "README.md").read_text()
+    dark = tmp_path / "dark.png"
+    Image.fromarray(random.integers(400, size=(32, 32)).astype(np.uint16)).save(dark)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inputs, _ = use._outputs(model, dark, 64, lambda inputs: inputs)
+    darkest = export.prepare(model, np.zeros((32, 32, 3), np.uint8)).numpy()
+    assert 0 < (inputs - darkest).mean() < 0.1 * (1 / 0.22)  # a tenth of the range at most
+    for one in (dark, Image.open(dark)):
+        np.testing.assert_array_equal(export.prepare(model, one).numpy(), inputs)
+    Image.fromarray(random.integers(60000, size=(32, 32)).astype(np.uint16)).save(dark)
+    with pytest.warns(UserWarning, match="dark.png: pictures of 16 bits .* trained with 0 to 3"):
+        use.predict(model, dark)
 
 
 def test_images_that_are_none_are_refused(tmp_path):

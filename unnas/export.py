@@ -59,7 +59,7 @@ def _check_format(format: int, where: str = "") -> None:
         )
 
 # %% ../nbs/41_export.ipynb #3b0c9d51
-def _kept(format, width, depth, image_size, num_outputs, options, about) -> dict:
+def _kept(format, width, depth, image_size, num_outputs, options, about, ranges) -> dict:
     """What a config keeps of these, as JSON gives it back: numbers of NumPy are Python's, which
     the class of the Hub would leave out. Raises ValueError for values that no model has.
     """
@@ -68,7 +68,7 @@ def _kept(format, width, depth, image_size, num_outputs, options, about) -> dict
     for name, size in sizes.items():
         check_at_least(name, size, 1)
     check_at_least("num_outputs", num_outputs, 1, or_none="a task without labels")
-    dicts = dict(options=options, about=about)
+    dicts = dict(options=options, about=about, ranges=ranges)
     for name, given in dicts.items():
         check_kind(name, given, Mapping, or_none="nothing")
         try:
@@ -79,6 +79,12 @@ def _kept(format, width, depth, image_size, num_outputs, options, about) -> dict
                 " lists and dicts of them"
             ) from error
         dicts[name] = json.loads(text)
+    for kind, limits in dicts["ranges"].items():
+        if not isinstance(limits, list) or len(limits) != 2 or not limits[0] < limits[1]:
+            raise ValueError(
+                f"ranges={ranges!r}: {limits!r} is no range of {kind!r}; pass the least and the"
+                " largest value"
+            )
     outputs = None if num_outputs is None else int(num_outputs)
     return {name: int(size) for name, size in sizes.items()} | dicts | dict(num_outputs=outputs)
 
@@ -120,8 +126,10 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
     trained for, with its `style`, `options` and, if it is supervised, `num_outputs`; `image_size`
     is the side of its images in pixels. `num_classes` is None for the head of the task, 0 for none
     (the outputs are then features), or the number of outputs of a linear one; with `dense`, of one
-    that classifies each pixel (see `tasks.segmentation`). `about` is for the model card. Raises
-    ValueError for what is unknown or none of these, and for a later `format` than this.
+    that classifies each pixel (see `tasks.segmentation`). `about` is for the model card, and
+    `ranges` are those from which the pictures of more than 8 bits that it was trained on were
+    scaled (see `data.images.deep_ranges`), for others to be scaled alike. Raises ValueError for
+    what is unknown or none of these, and for a later `format` than this.
     """
 
     def __init__(
@@ -140,12 +148,14 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         dense: bool = False,
         about: dict | None = None,
         format: int = FORMAT,
+        ranges: dict[str, tuple[float, float]] | None = None,
     ):
         super().__init__()
-        kept = _kept(format, width, depth, image_size, num_outputs, options, about)
+        kept = _kept(format, width, depth, image_size, num_outputs, options, about, ranges)
         check_name("space", space, SPACES)
         self.task = _task(task, style, kept["num_outputs"], kept["options"])
         self.image_size, self.about = kept["image_size"], kept["about"]
+        self.ranges = {kind: tuple(limits) for kind, limits in kept["ranges"].items()}
         self.architecture = SPACES[space].from_dict(architecture)
         self._hub_mixin_config |= kept | dict(architecture=self.architecture.to_dict())
         size = dict(stem=stem, width=width, depth=depth, auxiliary=False, drop_path=0.0)
@@ -173,9 +183,9 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         self._hub_mixin_config |= dict(num_classes=int(num_classes), dense=dense)
 
 # %% ../nbs/41_export.ipynb #6ba97c5c
-def of(network: nn.Module, spec: Spec, **about) -> Model:
-    """The trained `network` of `spec` as a model; `about` joins what its card says of the images
-    and the training.
+def of(network: nn.Module, spec: Spec, ranges: Mapping | None = None, **about) -> Model:
+    """The trained `network` of `spec` as a model; `ranges` are those of its images, as `Model` has
+    them, and `about` joins what its card says of the images and the training.
     """
     outputs = len([*network.head.parameters()][-1])
     known = dict(
@@ -197,6 +207,7 @@ def of(network: nn.Module, spec: Spec, **about) -> Model:
         num_outputs=outputs if tasks.labels_of(spec.task) else None,
         options=dict(spec.options),
         about=known | about,
+        ranges=ranges,
     )
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("auxiliary_head.")}
     model.network.load_state_dict(state)
@@ -221,7 +232,7 @@ def check_image(image) -> None:
         )
 
 # %% ../nbs/41_export.ipynb #67330978
-def _pixels(image, side: int) -> np.ndarray:
+def _pixels(image, side: int, ranges: dict) -> np.ndarray:
     """One image, uint8 (side, side, 3)."""
     check_image(image)
     if isinstance(image, torch.Tensor):
@@ -231,7 +242,7 @@ def _pixels(image, side: int) -> np.ndarray:
         if image.shape[:2] == (side, side):
             return image
         image = Image.fromarray(image)
-    picture = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+    picture = (to_rgb if isinstance(image, Image.Image) else read_image)(image, ranges)
     return np.asarray(crop_together([picture], side, "inception", None)[0])
 
 # %% ../nbs/41_export.ipynb #6f8c273d
@@ -241,11 +252,13 @@ def prepare(model: Model, images) -> torch.Tensor:
 
     Files are cropped as for a test, whatever their size, and arrays unless they have that of the
     model. A picture of Pillow becomes what its file would: upright, of 8 bits, on white where it is
-    transparent. Raises ValueError for arrays of other types or shapes, and OSError for files that
-    are no images.
+    transparent. More than 8 bits are scaled from the range that the model was trained with, or, if
+    it had no such images, from the picture's own. Raises ValueError for arrays of other types or
+    shapes, and OSError for files that are no images.
     """
     several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
-    squares = [_pixels(image, model.image_size) for image in (images if several else [images])]
+    listed, side = images if several else [images], model.image_size
+    squares = [_pixels(image, side, model.ranges) for image in listed]
     batch = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
     return model.task.inputs(batch)
 
@@ -263,6 +276,10 @@ def _card(model: Model, drawn: bool) -> str:
         "parameters without the head": f"{parameters:,}",
         "multiply-adds per image": f"{multiply_adds:,}",
         "inputs": f"{side} x {side} pixels, normalized as `{config['style']}`",
+        **{
+            f"inputs of {kind}": f"scaled from {low:g} to {high:g}"
+            for kind, (low, high) in model.ranges.items()
+        },
         **{name.replace("_", " "): value for name, value in model.about.items()},
         "made with": f"unnas {unnas.__version__}, PyTorch {torch.__version__}",
     }

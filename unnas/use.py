@@ -69,10 +69,22 @@ def _ranges_of(listed: list) -> dict:
                 found.append((path.parent, [(path.name, stamp_of(path.stat()))]))
     return deep_ranges(found)
 
+# %% ../nbs/42_use.ipynb #3725f1cb
+def _warn_of_other_range(name, kind: str, used: tuple, known: tuple) -> None:
+    """Say where pictures lie far outside of the range that a model was trained with."""
+    (low, high), margin = known, (known[1] - known[0]) / 2
+    if used[0] < low - margin or used[1] > high + margin:
+        warnings.warn(
+            f"{name}: pictures of {kind} go from {used[0]:g} to {used[1]:g}, and the model was"
+            f" trained with {low:g} to {high:g}; what is outside is cut off, so bring them to the"
+            " same scale",
+            stacklevel=6,
+        )
+
 # %% ../nbs/42_use.ipynb #de1f7567
-def _listed(images) -> tuple[list, dict]:
+def _listed(images, known: dict) -> tuple[list, dict]:
     """The images of a folder or a list, one image as a list of one, and the ranges of those of more
-    than 8 bits. Raises ValueError for none.
+    than 8 bits: those that are `known`, and for other kinds their own. Raises ValueError for none.
     """
     if isinstance(images, str | Path) and files.path_of(images).is_dir():
         folder, left_out = files.path_of(images), Counter()
@@ -83,15 +95,19 @@ def _listed(images) -> tuple[list, dict]:
         several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
         listed = list(images) if several else [images]
         ranges = _ranges_of(listed)
-    data.warn_of_ranges("images" if isinstance(images, list | tuple) else images, ranges)
+    new = {kind: limits for kind, limits in ranges.items() if kind not in known}
+    name = "images" if isinstance(images, list | tuple) else images
+    data.warn_of_ranges(name, new)
+    for kind in ranges.keys() & known:
+        _warn_of_other_range(name, kind, ranges[kind], known[kind])
     if not listed:
         raise ValueError(f"images={str(images)!r}: holds no image; pass a folder or a list of some")
-    return listed, ranges
+    return listed, new | known
 
 # %% ../nbs/42_use.ipynb #a9cc031f
 def _from_list(model: export.Model, images, batch_size: int) -> Iterator[tuple]:
     """Batches of prepared images and their names: paths, or positions of what is no file."""
-    listed, ranges = _listed(images)
+    listed, ranges = _listed(images, model.ranges)
     wrong = {}
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(listed), batch_size):
@@ -152,9 +168,10 @@ def features(model: export.Model, images, batch_size: int = 64) -> tuple[np.ndar
     position where it is no file.
 
     `images` is a folder, with all folders in it, a list of what `export.prepare` takes, one such
-    image, or a data set. Files of more than 8 bits are scaled by the range of all that are given.
-    Files that cannot be read are left out and counted in a warning. Raises ValueError where none
-    can be read, and where there is none.
+    image, or a data set. Files of more than 8 bits are scaled from the range that the model was
+    trained with, or, if it had no such images, from that of all that are given. Files that cannot
+    be read are left out and counted in a warning. Raises ValueError where none can be read, and
+    where there is none.
     """
     return _outputs(model, images, batch_size, model.features)
 
@@ -448,6 +465,7 @@ def fine_tune(
         trained_on_labels="head" if frozen else "all weights",
         test_accuracy=round(history.final, 2),
     )
+    _set_ranges(tuned, images)
     return tuned.to(next(model.parameters()).device).eval(), history
 
 # %% ../nbs/42_use.ipynb #7248034f
@@ -455,6 +473,12 @@ def _describe(model: export.Model, **about) -> None:
     """Add to what the card of a model says."""
     model.about = {**model.about, **about}
     model._hub_mixin_config["about"] = model.about
+
+# %% ../nbs/42_use.ipynb #c0e13b57
+def _set_ranges(model: export.Model, images: data.Dataset) -> None:
+    """Let a model scale pictures of more than 8 bits as those of `images` are."""
+    model.ranges = {**model.ranges, **getattr(images, "ranges", {})}
+    model._hub_mixin_config["ranges"] = model.ranges
 
 # %% ../nbs/42_use.ipynb #e14c731f
 def predict(model: export.Model, images, batch_size: int = 64) -> pd.DataFrame:
@@ -782,6 +806,7 @@ def train_from_scratch(
     return export.of(
         network,
         spec,
+        images.ranges,
         classes=list(images.classes),
         training_images=len(images),
         auxiliary_head=auxiliary,

@@ -978,10 +978,11 @@ def shrink_folder(source: str | Path, destination: str | Path, short_side: int =
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(shrink, listed))
-    made = {f"{path}.jpg" for path, _ in listed} & {path for path, _ in list_images(destination)}
+    there = {path for path, _ in list_images(destination)}
+    made = {f"{path}.jpg" for path, _ in listed} & there
     left_out["unreadable"] = len(listed) - len(made)
     warn_of_left_out(source, left_out)
-    if others := len(list_images(destination)) - len(made):
+    if others := len(there) - len(made):
         warnings.warn(
             f"{destination}: has {others} images more, which are no copies of what is in {source}"
             " now; remove what should not be there",

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from .. import data, export, files, plots, tasks, train, verdict
-from ..data.images import warn_of_left_out
+from ..data.images import deep_ranges, warn_of_left_out
 from ..files import check_at_least, check_name, progress_bar
 from .looks import MIN_IMAGES, Look, look, make_copies
 from unnas.own.schedules import (
@@ -67,6 +67,7 @@ class Found:
         return export.of(
             network,
             self.spec,
+            deep_ranges([(self.look.folder, self.look.files)]),
             images=self.look.folder.name,
             training_images=len(images),
             score=f"{history.final:.1f} on {len(held_out):,} held-out images",

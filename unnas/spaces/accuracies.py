@@ -231,8 +231,11 @@ def runs_of(
 
 # %% ../../nbs/19_spaces.accuracies.ipynb #fd05839a
 def _at(name: str, epochs: int) -> str:
-    """What a column is called after so many epochs: `test108_sd` for `test_sd` after 108."""
+    """What a column is called after so many epochs: `test108_sd` for `test_sd` after 108, and for
+    `test108_sd`.
+    """
     stem, end = re.fullmatch(r"(.*?)((?:_seconds)?(?:_sd)?)", name).groups()
+    stem = re.sub(rf"(?<!\d){epochs}$", "", stem) or stem
     kind = re.fullmatch(r"(?:final_)?(test|train|val)(?:id|idation|ing)?(?:_?acc(?:uracy)?)?", stem)
     return f"{kind[1] if kind else stem}{epochs}{end}"
 
