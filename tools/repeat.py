@@ -1,4 +1,4 @@
-"""Computes records of the first tier again: `python -m tools.repeat`.
+"""Computes records of a tier of the protocol again: `python -m tools.repeat`.
 
 On the processor that made a record, it comes out equal to the bit. On another kind, the last bits
 of sums differ, and training makes large what began small: this measures how large.
@@ -13,7 +13,7 @@ import pandas as pd
 
 from tools.compute import absent
 from unnas import protocol, study
-from unnas.files import check_at_least, home, written_whole
+from unnas.files import check_at_least, check_name, home, written_whole
 
 COLUMNS = ["id", "space", "task", "seed", "score", "again", "equal", "device", "date", "commit"]
 
@@ -50,18 +50,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.repeat", description=__doc__.partition("\n")[2]
     )
-    parser.add_argument("--runs", type=int, default=8, help="its first runs (default: 8)")
+    parser.add_argument("--tier", type=int, default=1, help="its number (default: 1)")
+    parser.add_argument("--skip", type=int, default=0, help="how many trainings to leave out first")
+    parser.add_argument("--runs", type=int, default=8, help="how many then (default: 8)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--keep", action="store_true", help=f"add them to {file().name}")
     options = parser.parse_args()
     check_at_least("--runs", options.runs, 1)
+    check_at_least("--skip", options.skip, 0)
     study.check_engine("processes", options.workers)
-    tier, store = protocol.frozen()[0], study.Store()
+    tiers, store = {str(tier.number): tier for tier in protocol.frozen()}, study.Store()
+    check_name("--tier", str(options.tier), tiers)
+    tier = tiers[str(options.tier)]
     if reason := absent(tier):
         raise ValueError(reason)
-    specs = [spec for spec in tier.specs if store.get(spec.id)][: options.runs]
+    trainings = [spec for spec in tier.specs if isinstance(spec, study.Spec)]
+    known = [spec for spec in trainings if store.get(spec.id)]
+    specs = known[options.skip : options.skip + options.runs]
     if not specs:
-        raise ValueError(f"tier 1 has no records in {store.released}; compute them first")
+        raise ValueError(
+            f"tier {tier.number}: has {len(known)} trainings with records in {store.released}, and"
+            f" {options.skip} are skipped; compute some first, or skip fewer"
+        )
     os.environ.update(OMP_NUM_THREADS="1")  # of the workers, before they import anything
     folder = store.folder / "repeated"
     again = study.Store(folder, released=folder / "released")
