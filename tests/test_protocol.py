@@ -559,8 +559,10 @@ def looked_at(runs, truth, listed=100):
 def test_what_speaks_for_the_claim_is_not_against_it():
     said = looked_at(*synthetic(0.95, 0)).says
     assert set(said.loc["H1 is not confirmed":"H6 is not confirmed"]) == {"not against"}
-    assert (said.loc["random labels rank as well"] == "not against").all()
-    assert (said.loc["the number of parameters ranks better"] == "not against").all()
+    for whose in ("supervision", "published accuracy"):
+        assert (said.loc[f"random labels rank as well, by {whose}"] == "not against").all()
+        better = said.loc[f"the number of parameters ranks better, by {whose}"]
+        assert (better == "not against").all()
     assert not (said == "against").any() and (said == "undecided").any()
 
 
@@ -583,10 +585,22 @@ def test_random_labels_that_rank_better_count_against_it():
     control, own = ((runs.space == "darts") & (runs.task == task) for task in ("rnd", "cls"))
     runs.loc[control, "loss"] = runs.loc[own, "best"].to_numpy()
     table = looked_at(runs, truth)
-    assert (table.says.loc["random labels rank as well", "DARTS"] == "against").all()
-    assert table.here.loc["random labels rank as well", "DARTS", "Rotation"].startswith(
-        "difference of ρ -"
-    )
+    words = "random labels rank as well, by supervision"
+    assert (table.says.loc[words, "DARTS"] == "against").all()
+    assert table.here.loc[words, "DARTS", "Rotation"].startswith("difference of ρ -")
+
+
+def test_random_labels_that_rank_cells_by_their_truth_count_against_it():
+    """Whatever supervised accuracy at the small scale says of them."""
+    runs, truth = synthetic(0.5, 0)
+    control = (runs.space == "nasbench101") & (runs.task == "rnd")
+    runs.loc[control, "loss"] = truth.reindex(runs.architecture[control]).to_numpy()
+    own = (runs.space == "nasbench101") & (runs.task == "cls")
+    runs.loc[own, "best"] = np.random.default_rng(0).normal(size=own.sum())
+    said = looked_at(runs, truth).says
+    words = "random labels rank as well, by"
+    assert (said.loc[f"{words} published accuracy", "NAS-Bench-101"] == "against").all()
+    assert (said.loc[f"{words} supervision", "NAS-Bench-101"] == "undecided").any()
 
 
 def by_chance_alone(runs, scores=("best", "sum_loss")):
@@ -619,6 +633,33 @@ def test_a_low_rho_whose_ceiling_is_low_is_out_of_reach():
     assert protocol._above(0.1, 0.7, 0.75).endswith("above 0.8: out of reach (ceiling 0.75)")
     assert protocol._above(0.1, 0.7, 0.85).endswith("above 0.8: against")
     assert protocol._above(0.85, 0.9, 0.75) == "above 0: supported; above 0.8: supported"
+    # the rows of what counts against the claim say the same
+    said = protocol._criterion("", (0.5, 0.1, 0.7), 0.8, unless=True)
+    assert said == ("", "0.50 [0.10, 0.70]", "undecided")
+
+
+def test_an_interval_that_ends_at_the_number_says_so():
+    assert protocol._above(0.1, 0.7954).endswith("above 0.8: against, at the edge")
+    assert protocol._above(0.7987, 0.98).endswith("above 0.8: undecided, at the edge")
+    said = protocol._criterion("", (0.5, 0.1, 0.7954), 0.8)
+    assert said == ("", "0.50 [0.10, 0.80], at the edge", "against")
+    assert "edge" not in protocol._above(0.1, 0.7949) + protocol._above(0.8051, 0.9)
+
+
+def test_other_scores_stand_beside_the_one_that_was_chosen():
+    runs, truth = synthetic(0.9, 0)
+    own = (runs.space == "darts") & (runs.task == "rot")
+    runs.loc[own, "loss"] = runs.loc[(runs.space == "darts") & (runs.task == "cls"), "best"].values
+    runs = runs.assign(multiply_adds=runs.parameters)
+    scored = stats.over_seeds(runs.assign(score=study.judged(runs, "best")))
+    rho = stats.summary(stats.pairs(scored, tasks=["rot", "rnd"]), resamples=100)
+    table = protocol.by_score(protocol.SoFar([], runs, truth, rho, True), **OPTIONS)
+    assert list(table.score[:4]) == ["best", "final", "loss", "sum_loss"] and len(table) == 8
+    table = table.set_index(["space", "task", "score"])
+    row = table.loc["darts", "rot", "loss"]
+    assert row.rho == pytest.approx(1) and row.more > table.loc["darts", "rot", "best"].more > 0
+    x, y = (matrix(runs, "darts", task, "best") for task in ("cls", "rot"))
+    assert table.loc["darts", "rot", "best"].rho == stats.spearman(x, y, resamples=1).value
 
 
 def test_a_task_as_good_as_supervision_but_noisier_is_not_worse_in_the_better_half():

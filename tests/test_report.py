@@ -400,6 +400,13 @@ def test_groups_stand_against_random_architectures():
         "earlier work, with labels",
     }
     assert len(found) == 9  # with one search by random labels there is nothing to compare
+    means = {"searched here without labels": [61, 51], "searched here: supervised": [70.5, 65]}
+    p = [stats.ttest_ind(own, [51, 41, 45], equal_var=False).pvalue for own in means.values()]
+    assert found.p_holm.count() == 2  # groups of one architecture are not corrected for
+    own = [found.p_holm[group, random] for group in means]
+    assert own == pytest.approx([max(p[0], 2 * p[1]), 2 * p[1]]) and p[1] < p[0]
+    own = found.loc["searched here without labels", random]
+    assert (own.against_n, own.against_width) == (3, 4)
     specs, runs = scored(architectures, values)
     runs.loc[6:7, "score"] = np.nan  # of the search by rotation, both
     runs.loc[8, "score"] = np.nan  # and of the one by colorization the first
@@ -444,6 +451,19 @@ def test_the_first_of_random_architectures_is_selected_by_the_mean_of_its_seeds(
     kept.release(specs, "protocol-1")
     selected = tables.selected_genotypes("laptop", kept)
     assert selected == {("cifar10", "rot", None): specs[7].architecture}
+    # random labels by what is left of their loss
+    specs = [
+        spec
+        for spec in lists.recorded(study.grid("fig2", "laptop"), tasks=["rnd"], spaces=["darts"])
+        if spec.architecture in darts.sample(16, seed=1)
+    ]
+    for place, spec in enumerate(specs):
+        record = study.Store().get(spec.id)
+        loss, best = [2.0, {9: 0.5, 3: 1.0}.get(place, 1.5)], 50.0 if place == 3 else 10.0
+        kept.put(record | dict(result=record["result"] | dict(loss=loss, best=best)))
+    kept.release(specs, "protocol-1")
+    selected = tables.selected_genotypes("laptop", kept)
+    assert selected["cifar10", "rnd", None] == specs[9].architecture
     assert tables.selected_genotypes("smoke", kept) == {}
 
 
@@ -453,7 +473,7 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
     rows = [("a", -1.0, -2.0, 0.1), ("b", -3.0, -4.0, -2.0), ("c", 3.0, 1.0, 5.0)]
     table = pd.DataFrame(rows, columns=["group", "difference", "low", "high"])
     table["against"], table["n"], table["collapsed"] = "random architectures", 2, [0, 0, 1]
-    table["width"] = [10.0, 11.5, 13.0]
+    table["width"], table["against_width"], table["p_holm"] = [10.0, 11.5, 13.0], 12, 0.04
     table = pd.concat([table, table[2:].assign(group="d", n=1, collapsed=0)], ignore_index=True)
     (tmp_path / "figures/laptop").mkdir(parents=True)
     table[table.group != "c"].to_csv(tmp_path / "figures/laptop/table1_groups.csv")
@@ -470,10 +490,15 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
     table.to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     said = tables.in_short("table1")
     assert said.startswith(
-        "**Better than random architectures of the same budget**: c (+3.0 points"
+        "**Better than random architectures of the same budget**, after Holm's correction for 3"
+        " groups: c (+3.0 points"
     )
-    assert "[+1.0, +5.0]; 1 of 2 may have collapsed)" in said and "3 groups" in said
-    assert "groups have 10.0 to 13.0 on average" in said
+    assert "[+1.0, +5.0]; 1 of 2 may have collapsed). Worse: b (-3.0" in said
+    assert "groups have 10.0 to 13.0 on average, the random ones 12.0" in said
+    table.assign(p_holm=0.06).to_csv(tmp_path / "figures/laptop/table1_groups.csv")
+    said = tables.in_short("table1")
+    assert said.startswith("**Nothing here is known to be better")
+    assert "but not after Holm's correction for 3 groups: b (-3.0" in said
 
 
 def test_the_claim_on_searches_is_judged_by_the_interval_to_those_with_labels(
@@ -500,6 +525,11 @@ def test_the_claim_on_searches_is_judged_by_the_interval_to_those_with_labels(
     here = "-3.0 points [-4.0, -2.0], without minus with labels"
     assert said(table) == one | dict(here=here, verdict="against")
     assert said(table.replace(-2.0, 2.0))["verdict"] == "undecided"
+    rest = (f"{without}, not collapsed", labels, 2, 52.0, -1.0, -2.5, 0.5)
+    more = pd.concat([table, pd.DataFrame([rest], columns=columns)])
+    found, words = said(more), "without what may have collapsed"
+    assert found["here"] == f"{here}; -1.0 points [-2.5, +0.5] {words}"
+    assert found["verdict"] == f"against; undecided {words}"
     assert said(table.replace(-4.0, 0.5).replace(-2.0, 2.0))["verdict"] == "supported"
 
 
@@ -637,6 +667,16 @@ def test_pairs_of_searches_that_have_not_collapsed_are_a_row_of_their_own():
     three = pairs[~pairs.collapsed & (pairs.second != "3")].similarity
     assert len(three) == 3 and rows.similarity[f"{name}, none collapsed"] == three.mean()
     assert list(cells.by_kind(cells.compared(found[:3]), {}).pairs_of) == [name]  # none has
+    other = "found here: same images, other task"
+    tasks = ("cls", "rot", "col", "col")
+    found = [replace(own, task=task, collapsed=False) for own, task in zip(found, tasks)]
+    rows = cells.by_kind(cells.compared(found), {}).set_index("pairs_of")
+    assert rows.pairs.to_dict() == {
+        other: 5,
+        name: 1,
+        f"{other}, one with labels": 3,
+        f"{other}, both without labels": 2,
+    }
 
 
 def test_what_is_said_of_similar_cells_follows_from_the_interval(tmp_path, monkeypatch):
@@ -646,7 +686,7 @@ def test_what_is_said_of_similar_cells_follows_from_the_interval(tmp_path, monke
     alphas = ["normal_alphas", "reduction_alphas"]
     columns = ["pairs_of", "pairs", "similarity", "low", "high", *alphas]
     columns += [f"{name}_{end}" for name in alphas for end in ("low", "high")]
-    for low, said in ((0.3, "agree with each other more"), (0.1, "is undecided")):
+    for low, said in ((0.3, "found agree more"), (0.1, "is undecided")):
         rows = [
             ("found here: same images and task, other seed", 12, 0.4, low, 0.5, 0.6, 0.1, 0.3, 0.9),
             ("found here: a task, and random labels", 3, 0.25),

@@ -230,12 +230,17 @@ def _kind(a: Found, b: Found) -> str:
 # %% ../../nbs/38_study.cells.ipynb #5f0a3e9f
 def compared(found: list[Found]) -> pd.DataFrame:
     """Each pair: `first` and `second` by name, the kind of pair, whether one of them may have
-    `collapsed`, their similarity, that of their inputs alone, and the correlation of their alphas.
+    `collapsed`, how many were found with `labels`, their similarity, that of their inputs alone,
+    and the correlation of their alphas.
     """
     return pd.DataFrame(
         [
             dict(
-                first=a.name, second=b.name, kind=_kind(a, b), collapsed=a.collapsed or b.collapsed
+                first=a.name,
+                second=b.name,
+                kind=_kind(a, b),
+                collapsed=a.collapsed or b.collapsed,
+                labels=sum(tasks.class_of(own.task or "cls").labels for own in (a, b)),
             )
             | _alike(a.genotype, b.genotype)
             | _alpha_correlations(a.alphas, b.alphas)
@@ -319,6 +324,8 @@ def _ends(pairs: pd.DataFrame, column: str, resamples: int) -> tuple[float, floa
 # %% ../../nbs/38_study.cells.ipynb #493bc618
 _SEEDS = "found here: same images and task, other seed"
 _STANDING = f"{_SEEDS}, none collapsed"
+_OTHER_TASK = "found here: same images, other task"
+_ACROSS, _WITHOUT = f"{_OTHER_TASK}, one with labels", f"{_OTHER_TASK}, both without labels"
 
 # %% ../../nbs/38_study.cells.ipynb #d41a385e
 def by_kind(
@@ -332,6 +339,8 @@ def by_kind(
     groups = dict(list(pairs[pairs["kind"] != ""].groupby("kind", sort=False)))
     if _SEEDS in groups and 0 < (~groups[_SEEDS]["collapsed"]).sum() < len(groups[_SEEDS]):
         groups[_STANDING] = groups[_SEEDS][~groups[_SEEDS]["collapsed"]]
+    if (other := groups.get(_OTHER_TASK)) is not None and other["labels"].nunique() > 1:
+        groups |= {_ACROSS: other[other["labels"] == 1], _WITHOUT: other[other["labels"] == 0]}
     groups |= chance
     rows = []
     for name, group in groups.items():
@@ -357,7 +366,9 @@ def by_kind(
 _SAID = {
     _SEEDS: "searches by one task, with different seeds",
     _STANDING: "the same, without what may have collapsed to skip connections",
-    "found here: same images, other task": "searches by different tasks",
+    _OTHER_TASK: "searches by different tasks",
+    _ACROSS: "of these, one with labels and one without",
+    _WITHOUT: "of these, both without labels",
     f"found here: {_BESIDE_CONTROL}": "one by a task, one by random labels",
     "found here: random labels, other seed": "both by random labels",
     "untrained searches": "searches that learn nothing",
@@ -381,9 +392,9 @@ def in_short() -> Prose:
         return Prose("No searches are released of which two have the same task.")
     own, chance = known[_SEEDS], known["untrained searches"]["similarity"]
     said = {
-        "supported": "**Searches by one task agree with each other more than chance makes them.**",
-        "undecided": "**Whether searches by one task agree beyond chance is undecided.**",
-        "against": "**Searches by one task agree less than chance makes them.**",
+        "supported": "**Cells that one task has found agree more than chance makes them.**",
+        "undecided": "**Whether cells that one task has found agree beyond chance is undecided.**",
+        "against": "**Cells that one task has found agree less than chance makes them.**",
     }[word(own["low"], own["high"], chance)]
     lines = [
         "| two architectures | pairs | in common | normal alphas | reduction alphas |",
