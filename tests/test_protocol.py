@@ -676,7 +676,8 @@ def test_a_task_as_good_as_supervision_but_noisier_is_not_worse_in_the_better_ha
 def test_records_that_were_repeated_differ_by_what_their_table_says():
     folder = ROOT / "data" / "released"
     repeated = pd.read_csv(folder / "repeated.csv")
-    lines = (folder / "protocol-1.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [(folder / f"protocol-{tier}.jsonl").read_text(encoding="utf-8") for tier in (1, 7)]
+    lines = [line for text in texts for line in text.splitlines()]
     records = {record["id"]: record for record in map(json.loads, lines)}
     assert not repeated.duplicated(["id", "device"]).any() and set(repeated["id"]) <= set(records)
     for row in repeated.itertuples():
@@ -684,8 +685,17 @@ def test_records_that_were_repeated_differ_by_what_their_table_says():
         assert row.score == (-result["loss"][-1] if row.task == "rnd" else result["best"])
         assert not row.equal or row.again == row.score
     table = protocol.repeated().set_index(["space", "task"])
-    assert table["runs"].sum() == len(repeated) and table["equal"].sum() == repeated["equal"].sum()
-    own = repeated[(repeated["space"] == "darts") & (repeated["task"] == "jig")]
+    first = repeated[
+        repeated["id"].isin({json.loads(line)["id"] for line in texts[0].split("\n") if line})
+    ]
+    assert table["runs"].sum() == len(first) and table["equal"].sum() == first["equal"].sum()
+    own = repeated.drop(first.index)
+    widths = {records[name]["spec"]["width"] for name in own["id"]}
+    (row,) = protocol.repeated_table1().itertuples()
+    assert (row.runs, row.architectures, widths) == (len(own), 8, {12}) and len(own) == 24
+    assert row.mean == pytest.approx((own["again"] - own["score"]).mean())  # three seeds of each
+    assert row.low < row.mean < row.high
+    own = first[(first["space"] == "darts") & (first["task"] == "jig")]
     differences = [again - score for again, score in zip(own["again"], own["score"])]
     assert table.loc["DARTS", "Jigsaw"]["mean"] == pytest.approx(np.mean(differences))
     rms = np.linalg.norm(differences) / len(differences) ** 0.5

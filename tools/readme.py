@@ -1,5 +1,6 @@
 """Writes README.md from nbs/index.ipynb: `python -m tools.readme`."""
 
+import argparse
 import posixpath
 import re
 from pathlib import Path
@@ -55,5 +56,6 @@ def readme(index: Path = ROOT / "nbs/index.ipynb") -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__).parse_args()
     with written_whole(ROOT / "README.md") as new:
         new.write_text(readme(), encoding="utf-8")

@@ -70,7 +70,7 @@ class Log:
         self.stream.flush()
 
 
-# colors of JupyterLab's pages where the reader's screen is dark, and pictures on white
+# colors of JupyterLab's pages where the reader's screen is dark, and pictures on white; words whole
 DARK = """<style>@media (prefers-color-scheme: dark) { :root, body {
   color-scheme: dark; background: #14171b;
   --jp-layout-color0: #14171b; --jp-layout-color1: #14171b; --jp-layout-color2: #23282f;
@@ -85,7 +85,8 @@ DARK = """<style>@media (prefers-color-scheme: dark) { :root, body {
   --jp-mirror-editor-punctuation-color: #b3bac2; --jp-cell-prompt-not-active-font-color: #9aa4af;
   --jp-cell-inprompt-font-color: #9aa4af; --jp-cell-outprompt-font-color: #9aa4af;
   --jp-mirror-editor-operator-color: #d7aefb; --jp-mirror-editor-variable-color: #e6e8eb }
-  img { background: #fff } }</style>"""
+  img { background: #fff } }
+  .jp-OutputArea-output pre { word-break: normal; overflow-wrap: break-word }</style>"""
 MATHJAX = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0])
 
 

@@ -173,8 +173,10 @@ def figure(path: Path, root: Path, title: str, lead: str) -> str:
     """A picture with its caption; what it shows beside the first one is in the name of its file."""
     address, part = path.relative_to(root).as_posix(), path.stem.partition("_")[2]
     words = f"{title.split(':')[0]}" + (f": {part.replace('_', ' ')}" if part else "")
-    scale = path.parent.relative_to(root).as_posix()
-    alt = html.escape(f"{words}, scale {scale}. {lead}".strip())
+    scale = f"scale {path.parent.relative_to(root).as_posix()}"
+    if re.match("anchors|.*_versions$", path.stem):
+        scale = "from released data, whatever the scale"
+    alt = html.escape(f"{words}, {scale}. {lead}".strip())
     return (
         f'<figure><a href="{address}"><img src="{address}" alt="{alt}" loading="lazy"></a>'
         f"<figcaption>{plain(words)}, {scale}</figcaption></figure>"
@@ -236,8 +238,8 @@ def answer(root: Path) -> str:
         for row in rows
     )
     return f"""<p>The paper's claims beside what came out so far, of small trainings of <i>n</i>
-architectures: rank correlations with 95% intervals (H1 to H3: partial ones given the size; H4 to
-H6: differences of two; last row: accuracies). A rank correlation is compared
+architectures: rank correlations with 95% intervals (H1 to H3 and their baseline: partial ones given
+the size; H4 to H6: differences of two; last row: accuracies). A rank correlation is compared
 with 0 and with the paper's 0.8, a hypothesis (H) or a difference with 0: <i>supported</i> where the
 whole interval lies above, <i>against</i> where it lies below, and else <i>undecided</i>; a
 hypothesis is supported only if its p, corrected for six tests, is below 0.05 as well, and

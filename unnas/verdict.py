@@ -8,6 +8,7 @@ __all__ = ['DECIDED', 'word', 'Finding', 'Verdict', 'learned', 'half_decided', '
 
 # %% ../nbs/25_verdict.ipynb #a0604d55
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -219,7 +220,10 @@ def better(own: Sequence[float], random: Sequence[float], unit: str = " points")
                 " smaller images)"
             )
         return Finding("better", None, f"Whether it is better than random cannot be said: {why}.")
-    low, high = scipy.stats.ttest_ind(own, random, equal_var=False).confidence_interval(0.95)
+    with warnings.catch_warnings():  # SciPy's, where the scores of one side do not vary
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = scipy.stats.ttest_ind(own, random, equal_var=False)
+    low, high = test.confidence_interval(0.95)
     numbers = (
         f"{difference:{digits}}{unit} [{low:{digits}}, {high:{digits}}] on held-out images over the"
         f" mean of {len(random)} random ones of its size"

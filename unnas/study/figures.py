@@ -393,8 +393,8 @@ def by_chance(truth: pd.Series, ks: Iterable[int] = (1, 5, 10)) -> str:
     losses = {
         k: known.max() - stats.expected_best(known, known, k)[0] for k in ks if k < len(known)
     }
-    told = ", ".join(f"of {k} {loss:.2f}" for k, loss in losses.items())
-    return f"The best {told} random ones is expected to be so many points below the best of all."
+    sizes, far = ", ".join(map(str, losses)), ", ".join(f"{loss:.2f}" for loss in losses.values())
+    return f"The best of {sizes} random ones is expected to be {far} points below the best of all."
 
 # %% ../../nbs/35_study.figures.ipynb #8424bc36
 def by_size(runs: pd.DataFrame) -> pd.DataFrame:

@@ -196,13 +196,15 @@ def short_errors() -> None:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if shell is not None:
-        shell.set_custom_exc((Exception,), _show_error)
+        shell.set_custom_exc((Exception, KeyboardInterrupt), _show_error)
 
 # %% ../../nbs/33_study.report.ipynb #1da2a3f0
 def _show_error(shell, kind, error, trace, tb_offset=None) -> list[str]:
     """Show the error in `shell`, IPython's; `%tb` finds it in `sys`."""
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace
     sentence, lines = f"{kind.__name__}: {error}", []
+    if kind is KeyboardInterrupt:
+        sentence = "Interrupted; run this cell again, and it goes on with what is left."
     for frame in traceback.extract_tb(trace):
         if "ipykernel_" in frame.filename or "<ipython-input" in frame.filename:
             lines.append(f"    line {frame.lineno}: {frame.line}")

@@ -82,6 +82,8 @@ def toss(images: Tensor, generator: torch.Generator | None, chance: float = 0.5)
 # %% ../../nbs/12_tasks.augment.ipynb #77c72694
 def check_images(images: Tensor) -> None:
     """Raises ValueError unless `images` is a uint8 batch of shape (N, 3, H, W)."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images: are of type {type(images).__name__}; pass a torch tensor")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images of type {images.dtype} and shape {tuple(images.shape)}: must be uint8 of shape"
