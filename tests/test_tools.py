@@ -222,6 +222,14 @@ def test_an_executed_notebook_needs_no_network_and_knows_dark_screens(tmp_path):
     assert "prefers-color-scheme: dark" in page
 
 
+def test_pictures_of_an_executed_notebook_say_what_they_are(tmp_path):
+    notebook = nbformat.read(write_notebook(tmp_path / "fig9.ipynb", "draw()"), as_version=4)
+    picture = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    notebook.cells[-1].outputs = [picture]
+    study.describe(notebook)
+    assert 'alt="Picture: A title"' in study.as_page(notebook, "fig9", tmp_path / "out")
+
+
 def test_links_to_headings_lead_to_where_they_are(tmp_path):
     notebook = nbformat.read(write_notebook(tmp_path / "fig9.ipynb"), as_version=4)
     words = "[below](#is-it-luck) and [far](x.ipynb#else), [nowhere](#gone)\n\n## Is it luck?"

@@ -118,6 +118,17 @@ def as_page(executed, name: str, folder: Path) -> str:
     return page.replace("</head>", f"{DARK}{formulas}</head>", 1)
 
 
+def describe(executed) -> None:
+    """Gives the pictures of an executed notebook the last heading as their alternative text."""
+    title = ""
+    for cell in executed.cells:
+        if cell.cell_type == "markdown":
+            title = (re.findall(r"^#+ +(.+)", cell.source, re.M) or [title])[-1]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata.setdefault("image/png", {})["alt"] = f"Picture: {title}"
+
+
 def run(notebook: Path, folder: Path, **parameters) -> Path:
     """Executes `notebook` into `folder`, as .ipynb and .html, and returns the path of the
     page.
@@ -137,6 +148,7 @@ def run(notebook: Path, folder: Path, **parameters) -> Path:
         coalesce_streams=True,  # and only their last state in the output
     )
     executed.metadata["unnas"] = {"commit": commit()}
+    describe(executed)
     for cell in executed.cells:
         if cell.cell_type == "markdown":
             cell.source = relink(cell.source, "nbs", os.path.relpath(folder, ROOT))
