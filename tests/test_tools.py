@@ -226,7 +226,6 @@ def test_pictures_of_an_executed_notebook_say_what_they_are(tmp_path):
     notebook = nbformat.read(write_notebook(tmp_path / "fig9.ipynb", "draw()"), as_version=4)
     picture = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
     notebook.cells[-1].outputs = [picture]
-    study.describe(notebook)
     assert 'alt="Picture: A title"' in study.as_page(notebook, "fig9", tmp_path / "out")
 
 

@@ -7,6 +7,7 @@ stopped.
 """
 
 import argparse
+import html
 import logging
 import os
 import re
@@ -101,6 +102,22 @@ def with_places(page: str) -> str:
     )
 
 
+def described(page: str, executed) -> str:
+    """The HTML `page` of a notebook, whose pictures have the heading above as alternative text."""
+    title, titles = "", []
+    for cell in executed.cells:
+        if cell.cell_type == "markdown":
+            title = (re.findall(r"^#+ +(.+)", cell.source, re.M) or [title])[-1]
+        pictures = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        titles += [title] * len(pictures)
+    words = iter(titles)
+    return re.sub(
+        'alt="No description[^"]*"',
+        lambda _: f'alt="Picture: {html.escape(next(words, ""))}"',
+        page,
+    )
+
+
 def as_page(executed, name: str, folder: Path) -> str:
     """An executed notebook as HTML that needs no network: formulas are set by a copy of MathJax in
     the folder above.
@@ -115,18 +132,8 @@ def as_page(executed, name: str, folder: Path) -> str:
         '<script defer src="../tex-svg.js"></script>'
     )
     page = with_places(re.sub(r'<script[^>]* src="https?:[^"]*"[^>]*></script>', "", page))
+    page = described(page, executed)
     return page.replace("</head>", f"{DARK}{formulas}</head>", 1)
-
-
-def describe(executed) -> None:
-    """Gives the pictures of an executed notebook the last heading as their alternative text."""
-    title = ""
-    for cell in executed.cells:
-        if cell.cell_type == "markdown":
-            title = (re.findall(r"^#+ +(.+)", cell.source, re.M) or [title])[-1]
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {})["alt"] = f"Picture: {title}"
 
 
 def run(notebook: Path, folder: Path, **parameters) -> Path:
@@ -148,7 +155,6 @@ def run(notebook: Path, folder: Path, **parameters) -> Path:
         coalesce_streams=True,  # and only their last state in the output
     )
     executed.metadata["unnas"] = {"commit": commit()}
-    describe(executed)
     for cell in executed.cells:
         if cell.cell_type == "markdown":
             cell.source = relink(cell.source, "nbs", os.path.relpath(folder, ROOT))
