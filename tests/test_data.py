@@ -119,6 +119,29 @@ def test_exif_orientation(tmp_path, orientation, corner):
     )
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("turn", [6, 8])
+def test_a_turned_tiff_is_upright_packed_or_not(tmp_path, mode, turn):
+    image = photo(20, 30).convert(mode if mode != "I;16" else "L")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    exif, read = Image.Exif(), []
+    exif[0x0112] = turn
+    for compression in (None, "tiff_lzw"):
+        path = tmp_path / f"{compression}.tif"
+        image.save(path, exif=exif, compression=compression)
+        read.append(np.asarray(data.read_image(path)))
+        assert image_files.size_of(path) == image.size[::-1]
+    assert read[0].shape == (20, 30, 3) and np.array_equal(*read)
+
+
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    photo(20, 30).save(tmp_path / "a.jpg", exif=exif)
+    assert image_files.size_of(tmp_path / "a.jpg") == data.read_image(tmp_path / "a.jpg").size
+
+
 # ---- more than 8 bits, and fourth bands
 
 
@@ -167,6 +190,7 @@ def is_ramp(path, **options):
         RAMP.astype(np.int32) * 16 - 1000,
         RAMP.astype(np.int16) - 50,
         RAMP.astype(np.uint32) * 100_000,
+        RAMP.astype(np.uint32) * 16_000_000,
         RAMP.astype(np.uint16),
         RAMP.astype(np.uint16) * 16,
         RAMP.astype(np.uint16) * 4 + 29_000,
@@ -176,6 +200,19 @@ def is_ramp(path, **options):
 )
 def test_deep_gray_pictures_are_neither_black_nor_bleached(tmp_path, values):
     assert is_ramp(tif(tmp_path / "a.tif", values))
+
+
+@pytest.mark.parametrize("most, kind", [(65535, np.uint16), (4080, np.uint16), (1, np.float32)])
+def test_deep_pictures_whose_white_is_zero_are_no_negatives(tmp_path, most, kind):
+    values = (most - RAMP / 255 * most).astype(kind)
+    assert is_ramp(tif(tmp_path / "a.tif", values, photometric="miniswhite"))
+
+
+def test_a_picture_of_one_huge_value_is_gray(tmp_path):
+    path = tif(tmp_path / "a.tif", np.full((8, 8), 1e30, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert data.read_image(path).getpixel((0, 0))[0] in (127, 128)
 
 
 @pytest.mark.parametrize("factor", [1, 4, 16, 257])
@@ -351,8 +388,9 @@ def test_broken_files_are_listed_and_skipped_up_to_a_limit(tmp_path):
     batches(dataset, 39)
     for number in range(8):
         (root / "train" / "pear" / f"bad{number}.png").write_bytes(b"no")
-    with pytest.raises(ValueError, match="11 of 50 images cannot be read"):
+    with pytest.raises(ValueError, match="11 of 50 images cannot be read") as error:
         data.load("imagefolder", root=root)
+    assert " object at 0x" not in str(error.value)
 
 
 def test_no_usable_image(tmp_path):
@@ -811,7 +849,11 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tree(tmp_path / "data" / "imagefolder"))
     assert len(data.load("imagefolder", image_size=16)) == 12
     assert len(data.load("imagefolder", root="~/data/imagefolder", cache="~/other")) == 12
-    assert data.shrink_folder("~/data/imagefolder", "~/small") == 24
+    assert data.shrink_folder("~/data/imagefolder", "$HOME/small") == 24
+    assert files.path_of("${HOME}/data") == tmp_path / "data"
+    (tmp_path / "$HOME").mkdir()
+    assert files.path_of(f"{tmp_path}/$HOME/new") == tmp_path / "$HOME" / "new"
+    (tmp_path / "$HOME").rmdir()
     data.load("synthetic-objects", num_images=4, image_size=8)
     assert sorted(os.listdir()) == ["test", "train"] and (tmp_path / "small").is_dir()
     assert list((tmp_path / "cache").glob("synthetic-objects*"))
@@ -2492,6 +2534,23 @@ def test_small_copies_follow_their_images_and_the_size_asked_for(tmp_path):
     assert Image.open(copy).getpixel((0, 0)) == (255, 255, 255)
     with pytest.raises(ValueError, match="short_side=0"):
         data.shrink_folder(tmp_path, small, short_side=0)
+    (tmp_path / "a.png").rename(tmp_path / "a.bmp")
+    for color in ("black", "white"):  # of the same size and time
+        Image.new("RGB", (40, 20), color).save(tmp_path / "a.bmp")
+        os.utime(tmp_path / "a.bmp", (1e9, 1e9))
+        (small / "a.png.jpg").unlink(missing_ok=True)
+        data.shrink_folder(tmp_path, small, short_side=5)
+    assert Image.open(small / "a.bmp.jpg").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_copies_need_a_source_and_a_folder_of_their_own(tmp_path):
+    photo().save(tmp_path / "a.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="destination=.*: is the source; name another folder"):
+        data.shrink_folder(tmp_path, tmp_path / "link")
+    with pytest.raises(FileNotFoundError, match="source=.*nowhere': no such folder"):
+        data.shrink_folder(tmp_path / "nowhere", tmp_path / "small")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "link"]
 
 
 def test_deep_jpeg_2000_pictures_share_one_range(tmp_path):

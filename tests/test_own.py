@@ -95,7 +95,7 @@ def test_copies_that_were_cut_short_are_made_anew_and_other_folders_are_left(pho
     own.make_copies(own.look(photos), made, image_size=16, count=500)
     assert [len([*(made / split).iterdir()]) for split in ("train", "test")] == [88, 22]
     theirs = fill(tmp_path / "theirs" / "train", 2)
-    with pytest.raises(ValueError, match="has a folder train that is not of a search"):
+    with pytest.raises(ValueError, match="has train, not of a search; name another folder"):
         own.make_copies(own.look(photos), theirs.parent, image_size=16, count=500)
     assert len([*theirs.iterdir()]) == 2
 
@@ -352,7 +352,7 @@ def test_copies_are_waited_for_and_a_damaged_schedule_is_named(tmp_path, photos)
     assert [process.exitcode for process in two] == [0, 0]
     assert len(list((place / "images").rglob("*.jpg"))) == 110
     (place / "schedule.json").write_text("{")
-    with pytest.raises(ValueError, match="its schedule.json is damaged .*; name another folder"):
+    with pytest.raises(ValueError, match="is damaged .*; name another folder, or remove schedule"):
         unnas.find(photos, folder=place, minutes=1)
 
 
@@ -364,6 +364,32 @@ def test_what_a_search_writes_is_not_taken_for_images(tmp_path, photos):
         own.look(tmp_path / "photos", skip=tmp_path / "photos/out"),
     )
     assert len(whole.files) == 2 * len(rest.files)
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    assert own.look(tmp_path / "link", skip=tmp_path / "photos/out").files == rest.files
+
+
+@pytest.mark.parametrize("images, folder", [("p/images", "p"), ("p", "p"), ("p/images", "link")])
+def test_copies_are_never_written_among_the_images(tmp_path, photos, images, folder):
+    (tmp_path / "link").symlink_to("p")
+    shutil.copytree(photos, tmp_path / images)
+    with pytest.raises(ValueError, match="folder=.*among your images, into .*; name another fol"):
+        unnas.find(tmp_path / images, folder=tmp_path / folder, minutes=1)
+    assert len(list((tmp_path / "p").rglob("*.*"))) == 110
+    with pytest.raises(ValueError, match="has 000.jpg, .* not of a search; name another folder$"):
+        own.make_copies(own.look(photos), tmp_path / images, image_size=16, count=500)
+
+
+def test_a_folder_of_a_long_name_has_a_place(tmp_path, photos):
+    folder = tmp_path / ("\u0444" * 110)
+    shutil.copytree(photos, folder)
+    place = own._place(own.look(folder, most=1), dict(task="rot", method="darts"), None)
+    assert place.name.startswith("\u0444" * 50 + "-rot-darts-")
+
+
+def test_pages_that_are_not_used_are_said(tmp_path):
+    photo(0).save(tmp_path / "a.tif", save_all=True, append_images=[photo(1)])
+    photo(0).save(tmp_path / "b.tif")
+    assert "1 with more than one page or frame, of which" in str(own.look(tmp_path))
 
 
 def test_a_full_disk_is_no_unreadable_image(tmp_path, photos, monkeypatch):
@@ -373,3 +399,14 @@ def test_a_full_disk_is_no_unreadable_image(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="folder=.*: a copy cannot be written there .*No space left"):
         own.make_copies(own.look(photos), tmp_path / "place/images", image_size=16, count=60)
+
+
+def test_an_outlier_among_deep_pictures_is_named(tmp_path):
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    for seed in range(105):
+        values = np.asarray(photo(seed).convert("L")).astype(np.uint16) * 4
+        values[0, 0] = 65535 if seed == 0 else 0
+        Image.fromarray(values).save(deep / f"{seed}.png")
+    with pytest.raises(ValueError, match="pass more images, or look for an outlier, .* 0 to 65535"):
+        own.make_copies(own.look(deep), tmp_path / "place/images", image_size=16, count=500)

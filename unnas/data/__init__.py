@@ -803,7 +803,7 @@ def _root_of(name: str, root: str | Path | None) -> Path:
                 f" UNNAS_DATA to the folder that contains {name}/"
             )
         root = Path(os.environ["UNNAS_DATA"]) / name
-    return path_of(root)
+    return path_of(root, "root")
 
 # %% ../../nbs/10_data.ipynb #0cdf86cb
 def _ranges_of(root: Path, base: Path, bases: list[Path], files, cache) -> dict:

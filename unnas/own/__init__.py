@@ -59,6 +59,11 @@ class Found:
     def __str__(self) -> str:
         return f"{self.verdict}\nKept in {self.folder}."
 
+    @property
+    def name(self) -> str:
+        """What files made of it are called: the name of its folder, unless that is too long."""
+        return files.cut_name(self.folder.name)
+
     @cached_property
     def model(self) -> export.Model:
         """The network with the weights that the pretext task has left, ready to use."""
@@ -131,13 +136,24 @@ def _check_images(seen: Look, task: str) -> None:
 
 # %% ../../nbs/45_own.ipynb #78e70a82
 def _place(seen: Look, settings: dict, folder: str | Path | None) -> Path:
-    """The folder of a search with these settings."""
+    """The folder of a search with these settings. Raises ValueError for one where its copies would
+    lie among the images.
+    """
     if folder is not None:
-        return files.path_of(folder).absolute()
+        place, images = files.path_of(folder).absolute(), seen.folder.resolve()
+        if images == place.resolve() or images.is_relative_to((place / "images").resolve()):
+            raise ValueError(
+                f"folder={str(place)!r}: small copies would be written among your images, into"
+                f" {place / 'images'}; name another folder"
+            )
+        return place
     whole = json.dumps(settings | dict(folder=str(seen.folder.resolve())), sort_keys=True)
-    name = f"{seen.folder.name}-{settings['task']}-{settings['method']}"
+    name = f"{files.cut_name(seen.folder.name)}-{settings['task']}-{settings['method']}"
     place = files.home() / "data" / "own" / f"{name}-{files.short_hash(whole)[:8]}"
     return place.absolute()
+
+# %% ../../nbs/45_own.ipynb #9bd94df5
+_BEGIN = "schedule.json, images.csv and model.pt"  # what a search goes on from; all else may stay
 
 # %% ../../nbs/45_own.ipynb #fdff3dfa
 def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule:
@@ -154,7 +170,7 @@ def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule
         except ValueError as error:
             raise ValueError(
                 f"folder={str(place)!r}: its schedule.json is damaged ({error}); name another"
-                " folder, or remove this one"
+                f" folder, or remove {_BEGIN} there to begin anew"
             ) from error
         if other := {k: v for k, v in kept["settings"].items() if settings.get(k) != v}:
             raise ValueError(
@@ -169,7 +185,7 @@ def _schedule(place: Path, seen: Look, settings: dict, workers: int) -> Schedule
         if kept["listing"] != listing:
             warnings.warn(
                 f"images={str(seen.folder)!r}: files have changed since this search began, which"
-                f" goes on with its copies; remove {place} to begin anew",
+                f" goes on with its copies; remove {_BEGIN} in {place} to begin anew",
                 stacklevel=3,
             )
         return Schedule(**kept["schedule"])

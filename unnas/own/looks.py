@@ -26,7 +26,9 @@ from unnas.data.images import (
     deep_ranges,
     generator,
     is_flat,
+    is_hidden,
     list_images,
+    opened,
     read_image,
     shrunk,
 )
@@ -48,7 +50,8 @@ MIN_IMAGES, FEW_IMAGES = 100, 1000
 @dataclass(frozen=True)
 class Seen:
     """What was noted of one image: its format, width and height in pixels, whether it is gray or
-    nearly of one color, its difference hash; or the `fault` for which it cannot be read.
+    nearly of one color, its difference hash, whether the file has several `pages`; or the `fault`
+    for which it cannot be read.
     """
 
     format: str = ""
@@ -57,6 +60,7 @@ class Seen:
     gray: bool = False
     flat: bool = False
     pattern: int = 0
+    pages: bool = False
     fault: str = ""
 
 # %% ../../nbs/43_own.looks.ipynb #98f389b1
@@ -79,9 +83,10 @@ def _noted(picture: Image.Image) -> dict:
 def _see(path: Path) -> Seen:
     try:
         picture = read_image(path)  # first, because it does not wait for a pipe
-        with Image.open(path) as image:
-            kind, size = image.format or "", image.size
-        return Seen(kind, *size, **_noted(picture))
+        with opened(path) as image:
+            kind, pages = image.format or "", getattr(image, "is_animated", False)
+        pages = pages and kind != "MPO"  # photos of phones, with what the phone adds
+        return Seen(kind, *picture.size, **_noted(picture), pages=pages)
     except Exception as error:  # decoders raise whatever they like
         return Seen(fault=f"{type(error).__name__}: {error}")
 
@@ -189,6 +194,8 @@ def _described(look: Look) -> Iterator[str]:
     )
     if said := [f"{count:,} {what}" for what, count in counts.items() if count]:
         yield f"Among those opened: {', '.join(said)}."
+    if several := sum(seen.pages for seen in fine):
+        yield f"{several:,} with more than one page or frame, of which the first is used."
     if look.left_out:
         kinds = first_names(f"{count:,} {kind}" for kind, count in sorted(look.left_out.items()))
         heic = {".heic", ".heif"} & set(look.left_out)
@@ -223,12 +230,12 @@ def look(
     """
     check_at_least("most", most, 1)
     check_seed("seed", seed)
-    path, left_out = Path(os.path.abspath(path_of(folder))), Counter()
+    path, left_out = Path(os.path.abspath(path_of(folder, "images"))), Counter()
     if not path.is_dir():
         raise FileNotFoundError(
             f"images={str(folder)!r}: no such folder; pass a folder that has your images"
         )
-    own = () if skip is None else {os.path.abspath(path_of(skip))}
+    own = () if skip is None else [path_of(skip, "folder")]
     files = list_images(path, left_out, skip=own)
     if not files:
         found = f" (only {first_names(f'{n} {kind}' for kind, n in left_out.items())})"
@@ -278,16 +285,17 @@ def _different(copies: Sequence[tuple[str, Seen]], left_out: Counter) -> set[str
 def _emptied(destination: Path) -> None:
     """Make the folders of the copies; what was cut short there is removed, and nothing else."""
     begun = destination.with_suffix(".begun")
-    for folder in (destination / "train", destination / "test"):
-        if folder.is_dir() and begun.is_file():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ValueError(
-                f"destination={str(destination)!r}: has a folder {folder.name} that is not of a"
-                " search; name another folder, or remove it"
-            )
+    there = [path.name for path in destination.glob("*") if not is_hidden(path.name)]
+    if there and not begun.is_file():
+        raise ValueError(
+            f"destination={str(destination)!r}: has {first_names(sorted(there))}, not of a search;"
+            " name another folder"
+        )
     begun.touch()
+    for folder in (destination / "train", destination / "test"):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
 
 # %% ../../nbs/43_own.looks.ipynb #cef3b1c9
 def _made(
@@ -307,11 +315,13 @@ def _made(
     )
     kept = _different(copies, left_out)
     if len(kept) < MIN_IMAGES:
+        spread = ", ".join(f"{low:g} to {high:g}" for low, high in ranges.values())
+        hint = f", or look for an outlier, for levels from {spread} became 8 bits" if ranges else ""
         found = first_names(f"{n} {kind}" for kind, n in left_out.items() if n) or "all usable"
         raise ValueError(
             f"images={str(look.folder)!r}: {len(kept)} different images are left of {len(jobs)}"
             f" ({found}), and {MIN_IMAGES} are the least, because a fifth of them must say whether"
-            " the task was learned; pass more images"
+            f" the task was learned; pass more images{hint}"
         )
     held_out, rows = min(MAX_TEST, round(TEST_SHARE * len(kept))), []
     for name, target in jobs:
