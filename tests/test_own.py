@@ -123,6 +123,8 @@ def test_a_folder_with_nothing_to_learn_is_refused(tmp_path, change, task, words
         (dict(method="evolution"), "method='evolution'"),
         (dict(minutes=0), "minutes=0"),
         (dict(budget="20M"), "budget='20M'"),
+        (dict(budget="1,5M parameters"), "budget='1,5M parameters'.* or '500,000 parameters'"),
+        (dict(budget="0,500M parameters"), "budget='0,500M parameters'"),
         (dict(image_size=4), "image_size=4"),
         (dict(architectures=1), "architectures=1"),
         (dict(seed=-1), "seed=-1"),
@@ -233,8 +235,25 @@ def test_searches_side_by_side(found, tmp_path):
     (row,) = own.summary({"some photos": found[0].folder}).to_dict("records")
     assert row["images"] == "some photos" and row["method"] == "darts" and row["others"] == 2
     assert row["verdict"] == str(found[0].verdict) and row["image_size"] == 16
-    with pytest.raises(ValueError, match="has no search that has ended"):
-        own.summary({"none": tmp_path})
+
+
+def test_what_is_no_kept_search_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="folders=.*: must be a dict"):
+        own.summary([tmp_path])
+    for name, text, words in (
+        ("trainings.csv", "", "no search that has ended; it lacks found.json, schedule.json$"),
+        ("schedule.json", "{}", "it lacks found.json$"),
+        ("found.json", '{"verdict": ', "schedule.json: lacks settings, schedule; run the search"),
+        ("schedule.json", '{"settings": {}, "schedule": {}}', "found.json: is damaged .*; run"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=words):
+            own.summary({"none": tmp_path})
+
+
+def test_commas_part_thousands():
+    read = schedules.read_budget
+    assert read("1,500,000 parameters") == read("1.5M parameters") == (1.5e6, "parameters")
 
 
 @pytest.mark.slow

@@ -86,6 +86,23 @@ def test_names_may_say_more_than_the_id(tmp_path):
     assert published("darts", tmp_path) == {"00004": GENOTYPES["00004"]}
 
 
+def test_names_by_other_systems_are_read_or_said(tmp_path):
+    texts = [darts_file(genotype) for genotype in GENOTYPES.values()]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "some" / "a_9.yaml").mkdir(parents=True)
+    (tmp_path / "some" / "a_1.YAML").write_text(texts[0])
+    (tmp_path / "elsewhere" / "a_2.yml").write_text(texts[1])
+    (tmp_path / "some" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "some" / "circle").symlink_to(tmp_path / "some")
+    (tmp_path / "some" / "._a_1.yaml").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "some" / "search.yaml").write_text("MODEL:\n  TYPE: darts_search\n")
+    assert list(published("darts", tmp_path / "some")) == ["1", "2"]
+    (tmp_path / "some" / "a_3 copy.yaml").write_text(texts[2])
+    (tmp_path / "some" / "a_4.yaml").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match=r"2 YAML files .* id, .*: a_3 copy.yaml, a_4.yaml$"):
+        assert list(published("darts", tmp_path / "some")) == ["1", "2"]
+
+
 def wrong(space, path, words):
     with pytest.raises(ValueError, match=words) as error:
         published(space, path)

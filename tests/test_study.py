@@ -2088,6 +2088,23 @@ def test_options_that_cannot_be_written_down_are_named(value):
         specs(1, options=dict(f=value))
 
 
+@pytest.mark.parametrize("options", [dict(gird=2), dict(num_classes=3)])
+def test_options_that_a_task_has_not_are_told_before_the_run(options):
+    [spec] = specs(1, task="jig", options=options)
+    with pytest.raises(ValueError, match="task='jig': got an unexpected .*; its options are grid"):
+        study.run(spec)
+    with pytest.raises(ValueError, match="options=.* has a name twice; name it once"):
+        specs(1, task="jig", options=[("grid", 2), ("grid", 3)])
+    with pytest.raises(ValueError, match="grid='2': must be 2"):
+        tasks.get("jig", grid="2")
+
+
+@pytest.mark.parametrize("seeds", [{1, 0}, np.array([0, 1]), range(2), iter([0, 1])])
+def test_seeds_are_a_list_of_any_kind(seeds):
+    wanted = study.searches("smoke", tasks=["rot"], seeds=seeds, look=False)
+    assert sorted({spec.seed for spec in wanted}) == [0, 1]
+
+
 def test_specs_of_another_version_are_told_what_is_wrong():
     [spec] = specs(1)
     known = spec.to_dict()

@@ -83,7 +83,9 @@ def path_of(path: str | Path, parameter: str = "path") -> Path:
     """
     check_kind(parameter, path, str, os.PathLike)
     if path == "" or "\0" in str(path):
-        raise ValueError(f"{parameter}={str(path)!r}: is no path; the current folder is written '.'")
+        raise ValueError(
+            f"{parameter}={str(path)!r}: is no path; the current folder is written '.'"
+        )
     try:
         path = Path(path).expanduser()
     except RuntimeError as error:

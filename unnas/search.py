@@ -766,10 +766,10 @@ def check(supernet: Supernet | Supernet201, task, train_data, recipe: SearchReci
     smaller = smaller_half(train_data, recipe.held_out)
     if smaller < recipe.batch_size:
         enough = math.ceil(2 * recipe.batch_size / (1 - recipe.held_out)) + 1
+        fewer = f", or a recipe with a batch_size of at most {smaller}" if smaller > 1 else ""
         raise ValueError(
             f"batch_size={recipe.batch_size}: half of the {len(train_data)} training images, which"
-            f" trains the weights, has only {smaller}; use {enough} images or more, or a recipe"
-            f" with a batch_size of at most {smaller}"
+            f" trains the weights, has only {smaller}; use {enough} images or more{fewer}"
         )
     inputs, targets = train.check_batch(task, train_data)
     side = inputs.shape[-1]

@@ -419,23 +419,39 @@ def _write(found: Found) -> None:
     with files.written_whole(found.folder / "trainings.csv") as new:
         found.trainings.to_csv(new, index=False)
 
+# %% ../../nbs/45_own.ipynb #ee74e329
+def _kept(path: Path, *needed: str) -> dict:
+    """What a search has written into a file of JSON; ValueError unless it has what is needed."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}); run the search again") from error
+    if not isinstance(made, dict) or not made.keys() >= set(needed):
+        raise ValueError(f"{path}: lacks {', '.join(needed)}; run the search again")
+    return made
+
 # %% ../../nbs/45_own.ipynb #30cebdac
 def summary(folders: Mapping[str, str | Path]) -> pd.DataFrame:
     """What `find` has left in `folders`, which have names: for each the task, the `method`, the
     side of the images in pixels, steps of a training and of a search, `others` (the number of
     random architectures that were trained), `core_minutes` of all runs but the model's, the
     verdict, and when and from which commit it was made. Raises ValueError for a folder where no
-    search has ended.
+    search has ended, or where a file is damaged.
     """
+    files.check_kind("folders", folders, Mapping)
     rows = []
     for name, folder in folders.items():
         folder = files.path_of(folder)
-        if not (folder / "found.json").is_file():
-            raise ValueError(f"folder={str(folder)!r}: has no search that has ended")
-        made = json.loads((folder / "schedule.json").read_text(encoding="utf-8"))
-        found = json.loads((folder / "found.json").read_text(encoding="utf-8"))["verdict"]
-        texts = [path.read_text(encoding="utf-8") for path in folder.glob("records/*.json")]
-        runs = [json.loads(text) for text in texts]
+        wanted = ("found.json", "schedule.json", "trainings.csv")
+        if missing := [file for file in wanted if not (folder / file).is_file()]:
+            raise ValueError(
+                f"folder={str(folder)!r}: has no search that has ended; it lacks"
+                f" {files.first_names(missing)}"
+            )
+        made = _kept(folder / "schedule.json", "settings", "schedule")
+        found = _kept(folder / "found.json", "verdict")["verdict"]
+        paths = sorted(folder.glob("records/*.json"))
+        runs = [_kept(path, "provenance", "seconds") for path in paths]
         made_by = [run["provenance"] for run in runs]
         trainings = pd.read_csv(folder / "trainings.csv")
         rows.append(
@@ -446,7 +462,7 @@ def summary(folders: Mapping[str, str | Path]) -> pd.DataFrame:
                 others=int((trainings["kind"] != "found").sum()),
                 core_minutes=round(sum(run["seconds"] for run in runs) / 60),
                 verdict=str(verdict.Verdict.from_dict(found)),
-                date=max(each["date"] for each in made_by)[:10],
+                date=max((each["date"] for each in made_by), default="")[:10],
                 commit=", ".join(sorted({each["commit"] for each in made_by})),
             )
         )

@@ -8,6 +8,7 @@ __all__ = ['STEPS', 'BATCH', 'MARGIN', 'FEWER_STEPS', 'SIDES', 'SEEDS', 'RIVALS'
 
 # %% ../../nbs/44_own.schedules.ipynb #3c935a02
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,7 +44,9 @@ def read_budget(budget: str | None) -> tuple[float, str] | None:
     """
     if budget is None:
         return None
-    number, _, unit = str(budget).strip().lower().replace(",", "").partition(" ")
+    number, _, unit = str(budget).strip().lower().partition(" ")
+    if re.match(r"[1-9]\d{0,2}(,\d{3})+(?![\d,])", number):  # 1,5 may be meant as 1.5
+        number = number.replace(",", "")
     if unit[:2] in ("k ", "m ", "g "):  # "20 M parameters"
         number, unit = number + unit[0], unit[2:]
     scale = {"k": 1e3, "m": 1e6, "g": 1e9}.get(number[-1:], 1)
@@ -55,7 +58,7 @@ def read_budget(budget: str | None) -> tuple[float, str] | None:
     if measure not in ("multiply-adds", "parameters") or not 0 < value < math.inf:
         raise ValueError(
             f"budget={budget!r}: must be a number of multiply-adds or parameters, such as"
-            " '20M multiply-adds' or '0.5M parameters'"
+            " '20M multiply-adds', '0.5M parameters' or '500,000 parameters'"
         )
     return value, measure
 

@@ -8,7 +8,9 @@ __all__ = ['SPACES', 'Space', 'register', 'setting_of', 'published']
 # %% ../../nbs/22_spaces.ipynb #086f25f1
 import gzip
 import json
+import os
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from .. import plots
-from ..files import encoding_of, progress_bar
+from ..files import encoding_of, first_names, progress_bar
 from ..registry import Registry
 from . import darts, nasbench101, nasbench201
 
@@ -115,19 +117,47 @@ _RELEASED = {
     "nasbench101": ("nas_bench", "MATRIX", nasbench101.Cell.from_yaml),
 }
 
+# %% ../../nbs/22_spaces.ipynb #7181a12b
+def _configurations(folder: Path) -> list[Path]:
+    """The YAML files below a folder whose names end with an id, with what links lead to. Warns of
+    those that have a number elsewhere in their names, and of what is no file.
+    """
+    found, unread, seen = [], [], set()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            inside.clear()  # links may lead in a circle
+            continue
+        seen.add(real)
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if name.startswith(".") or suffix.lower() not in (".yaml", ".yml"):
+                continue
+            path = Path(place, name)
+            if re.search("[0-9]$", stem) and path.is_file():
+                found.append(path)
+            elif re.search("[0-9]", stem):
+                unread.append(path.relative_to(folder))
+    if unread:
+        warnings.warn(
+            f"architectures={str(folder)!r}: {len(unread)} YAML files are not read, because their"
+            f" names do not end with an id, or they are no files: {first_names(sorted(unread))}",
+            stacklevel=4,
+        )
+    return sorted(found)
+
 # %% ../../nbs/22_spaces.ipynb #1854b26b
 def _of_folder(space: str, folder: Path) -> dict[str, Any]:
     """The architectures of a space in the YAML files of a folder, by id; ValueError for two
     architectures of one id, and for a file that has none.
     """
-    files = [file for kind in ("yaml", "yml") for file in folder.rglob(f"*[0-9].{kind}")]
+    files = _configurations(folder)
     if not files:
         raise ValueError(
             "has no configurations; pass a folder of YAML files, each named by the id of its"
             " architecture"
         )
     found, places = {}, {}
-    for file in progress_bar(sorted(files), desc=f"reading {space}", disable=None, leave=False):
+    for file in progress_bar(files, desc=f"reading {space}", disable=None, leave=False):
         text = file.read_bytes()
         text = text.decode(encoding_of(text), errors="replace")
         held = [name for name, (_, key, _) in _RELEASED.items() if f"{key}:" in text]

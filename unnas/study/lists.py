@@ -12,7 +12,7 @@ import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -399,9 +399,10 @@ def recorded_searches(scale: str, store: Store | None = None) -> list[SearchSpec
 # %% ../../nbs/31_study.lists.ipynb #3f83a04c
 def _chosen_seeds(seeds: int | Sequence[int]) -> list[int]:
     """The seeds 0, 1, ... up to their number, or those of a list, each once."""
-    if not isinstance(seeds, list | tuple | range):
+    if isinstance(seeds, str | Mapping) or not isinstance(seeds, Iterable):
         check_at_least("seeds", seeds, 1)
         return list(range(seeds))
+    seeds = sorted(seeds) if isinstance(seeds, set | frozenset) else list(seeds)
     if not seeds or len(set(map(str, seeds))) < len(seeds):
         raise ValueError(f"seeds={seeds!r}: must be a number, or a list of different seeds")
     for seed in seeds:

@@ -82,9 +82,12 @@ def _cast_fields(spec) -> None:
 def _pairs(options) -> tuple[tuple[str, Any], ...]:
     """The options of a task as pairs of a name and a value. Raises ValueError for anything else."""
     try:
-        pairs = dict(options)
+        given = list(options.items() if isinstance(options, Mapping) else options)
+        pairs = dict(given)
     except (TypeError, ValueError):
-        pairs = {None: None}
+        given, pairs = [], {None: None}
+    if len(pairs) < len(given):
+        raise ValueError(f"options={options!r}: has a name twice; name it once")
     if not all(isinstance(name, str) for name in pairs):
         raise ValueError(f"options={options!r}: must be pairs of a name and a value; pass a dict")
     for name, item in pairs.items():

@@ -13,6 +13,7 @@ __all__ = ['PooledLinear', 'Accuracy', 'Task', 'classification', 'rotation', 'up
            'permutations', 'order_of', 'shuffle', 'cut_tiles', 'standardize']
 
 # %% ../../nbs/17_tasks.ipynb #5fe135c3
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from ..data import VOID
 from ..fast import batches
-from ..files import check_at_least, check_number
+from ..files import check_at_least, check_number, first_names
 from ..registry import Registry
 from . import color, signals, views
 from unnas.tasks.augment import (
@@ -878,9 +879,18 @@ def factory_of(name: str) -> Callable[..., Task]:
 # %% ../../nbs/17_tasks.ipynb #9c72842d
 def get(name: str, style: str | Style = "cifar", **options) -> Task:
     """The task of that name; `options` are its own, such as `grid`, and `num_classes` where
-    `labels_of` the task is not False. Raises ValueError for an unknown name.
+    `labels_of` the task is not False. Raises ValueError for an unknown name, and for options that
+    the task has not, or lacks.
     """
-    return factory_of(name)(style=style, **options)
+    factory = factory_of(name)
+    try:
+        inspect.signature(factory).bind(style=style, **options)
+    except TypeError as error:
+        known = [own for own in inspect.signature(factory).parameters if own != "style"]
+        raise ValueError(
+            f"task={name!r}: {error}; its options are {first_names(known) or 'none'}"
+        ) from error
+    return factory(style=style, **options)
 
 # %% ../../nbs/17_tasks.ipynb #5e2b8f03
 def check_task(task) -> None:

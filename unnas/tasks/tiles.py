@@ -70,7 +70,7 @@ def permutations(grid: int) -> Tensor:
     (paper, Section 4.1).
     """
     if grid not in (2, 3):
-        raise ValueError(f"grid={grid}: must be 2 (24 permutations) or 3 (1000 permutations)")
+        raise ValueError(f"grid={grid!r}: must be 2 (24 permutations) or 3 (1000 permutations)")
     return torch.tensor(list(itertools.permutations(range(4))) if grid == 2 else _far_apart())
 
 # %% ../../nbs/15_tasks.tiles.ipynb #64bf4e16
