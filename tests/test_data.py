@@ -22,7 +22,7 @@ import torch
 import torchvision
 from PIL import Image, ImageFile
 
-from unnas import data, files, tasks, train
+from unnas import data, files, study, tasks, train, use
 from unnas.data import images as image_files
 from unnas.data import synthetic
 
@@ -2612,3 +2612,14 @@ def test_a_byte_that_nobody_uses_is_no_transparency(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (np.asarray(data.read_image(tmp_path / "a.tga")) == pixels[..., :3]).all()
     assert (np.asarray(data.read_image(tmp_path / "a.png")) == 255).all()
+
+
+def test_test_images_that_train_as_well_are_said(tmp_path):
+    laid_out(tmp_path, "train/{c}/{i}.png", "test/{c}/{i}.png")
+    shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / "test" / "cat" / "again.png")
+    (tmp_path / "test" / "dog" / "link.png").symlink_to(tmp_path / "train" / "dog" / "1.png")
+    words = "2 of 12 test images are training images too: cat/again.png, dog/link.png; keep"
+    with pytest.warns(UserWarning, match=words):
+        study.specs.load(study.Data("imagefolder", 16), str(tmp_path))
+    with pytest.warns(UserWarning, match=words):
+        use.labeled(tmp_path, 16)

@@ -2162,3 +2162,28 @@ def test_the_class_of_a_task_is_that_of_what_a_function_makes(monkeypatch):
     tasks.register("none", lambda style: 3)
     assert tasks.labels_of("sup") is True and tasks.class_of("twos") is tasks.jigsaw
     assert tasks.class_of("none") is tasks.Task
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_a_run_whose_pictures_change_has_no_record(tmp_path, monkeypatch, between):
+    def paint(seed):
+        noise = np.random.default_rng(seed).integers(256, size=(40, 16, 16, 3), dtype=np.uint8)
+        for number, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+
+    def meanwhile(*arguments, **options):
+        paint(1)
+        return fit(*arguments, **options)
+
+    paint(0)
+    fit, root = train.fit, str(tmp_path)
+    spec = replace(specs(1)[0], data=Data("imagefolder", 16, labels=False))
+    study.specs.load(spec.data, root)
+    os.utime(tmp_path / "0.png", (1e9, 1e9))  # the same picture
+    if between:
+        paint(1)
+    else:
+        monkeypatch.setattr(train, "fit", meanwhile)
+    with pytest.raises(study.specs.OtherImages, match="have changed since they were read: .*; run"):
+        study.run(spec, root=root)
+    assert study.run(spec, root=root)["status"] == "done"

@@ -229,6 +229,7 @@ def labeled(
     root = files.path_of(folder)
     options = dict(root=root, image_size=image_size, crop=crop, seed=seed)
     images, test = (data.load("imagefolder", split, **options) for split in ("train", "test"))
+    data.warn_of_shared(images, test)
     try:
         counts = dict(zip(images.classes, _counts(images)))
     except data.NoLabels:

@@ -38,7 +38,15 @@ from PIL import Image
 import unnas
 from .. import complexity, scores, search, spaces, tasks, train, verdict
 from ..files import first_names, home, path_of, written_whole
-from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, load
+from unnas.study.specs import (
+    Data,
+    OtherImages,
+    SearchSpec,
+    Spec,
+    at_hand,
+    canonical_hash,
+    load,
+)
 
 # %% ../../nbs/28_study.records.ipynb #367d689a
 def make_task(name: str, style: str, options: Iterable[tuple[str, Any]], images) -> tasks.Task:
@@ -336,6 +344,25 @@ def provenance() -> dict:
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
     )
 
+# %% ../../nbs/28_study.records.ipynb #8ee780aa
+def _check_unchanged(*splits) -> None:
+    """Raise OtherImages where files have changed since they were listed; they are listed again the
+    next time.
+    """
+    if changed := [path for images in splits if images is not None for path in images.changed()]:
+        load.cache_clear()
+        raise OtherImages(
+            f"{len(changed)} images have changed since they were read: {first_names(changed)}; run"
+            " this again with images that stay as they are"
+        )
+
+
+def _images(spec: Spec | SearchSpec, root: str | None) -> tuple:
+    """What `load` gives. Raises OtherImages where it has been read before, and changed."""
+    found = load(spec.data, root)
+    _check_unchanged(*found[:2])
+    return found
+
 # %% ../../nbs/28_study.records.ipynb #5480df70
 def _train(
     spec: Spec, network, task, train_data, test_data, progress: bool, **options
@@ -351,6 +378,7 @@ def _train(
         identity=spec.id,
         **options,
     )
+    _check_unchanged(train_data, test_data)
     result = dict(final=_number(history.final), best=_number(history.best))
     if task.labels == "maps" and not history.diverged:
         result["predictions"] = [
@@ -384,6 +412,7 @@ def _search(
         progress=progress,
         **options,
     )
+    _check_unchanged(train_data)
     genotypes, kinds = history.genotypes, list(supernet.alphas())
     result = dict(
         final=_number(history.score[-1]) if history.score else None,
@@ -422,11 +451,11 @@ def run(
     is not finite gives a record with the status "diverged". Where the spec names no fingerprint,
     the record has that of its `images`. The record of a training also has the `constant` score, and
     that of a supervised one the scores of the `untrained` network. Raises ValueError and
-    FileNotFoundError for images that are others, missing, or without the labels that the task
-    needs.
+    FileNotFoundError for images that are others, or become others meanwhile, missing, or without
+    the labels that the task needs.
     """
     origin = provenance()  # of the code that runs, even if its files change meanwhile
-    train_data, test_data, fingerprint = load(spec.data, root)
+    train_data, test_data, fingerprint = _images(spec, root)
     task = task_of(spec, train_data)
     train.check_labels(task, train_data)
     train_data, test_data = (_seen_by(task, images) for images in (train_data, test_data))

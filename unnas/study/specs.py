@@ -190,6 +190,8 @@ def _load(d: Data, root: str | None, where: str, factory) -> tuple:
         for split, count in (("train", d.train_images), ("test", d.test_images))
         if count != 0
     ]
+    if len(splits) == 2:
+        data.warn_of_shared(*splits)
     if not d.labels:
         splits = [images.unlabeled() for images in splits]
     if d.labels == "maps":
