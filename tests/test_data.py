@@ -366,8 +366,8 @@ def test_loose_images_have_no_labels(tmp_path):
     with pytest.raises(data.NoLabels):
         _ = dataset.labels
     assert batches(dataset, 4)[0][1] is None
-    with pytest.raises(ValueError, match="class folder"):
-        data.load("imagenet22k", root=tmp_path)
+    with pytest.raises(data.NoLabels, match="class folder"):
+        _ = data.load("imagenet22k", root=tmp_path).labels
 
 
 def test_broken_files_are_listed_and_skipped_up_to_a_limit(tmp_path):
@@ -589,6 +589,7 @@ SORTED = {  # by the folders for training and for testing: other files of the la
     ("TRAIN", "TEST"): [],
     ("training", "testing"): [],
     ("train2017", "val2017"): [],
+    ("tr", "te"): [],
     ("training_set", "test_set"): [],
     ("Training Data", "Testing Data"): [],
     ("TrainImages", "TestImages"): [],
@@ -625,6 +626,11 @@ def test_splits_with_classes_are_found_by_any_usual_name(tmp_path, train, test, 
     [
         ("train/images", "valid/images", ["train/labels/{i}.txt", "valid/labels/{i}.txt"]),
         ("train/images", "test/images", ["train/masks/{i}.png", "test/masks/{i}.png"]),
+        ("train/input", "test/input", ["train/target/{i}.png", "test/target/{i}.png"]),
+        ("imagesTr", "imagesTs", ["labelsTr/{i}.png"]),
+        ("imgs", "imgs", ["gt_masks/{i}.png"]),
+        ("image_2", "image_2", ["semantic/{i}.png", "instance/{i}.png", "semantic_rgb/{i}.png"]),
+        ("RGB", "RGB", ["Depth/{i}.png"]),
         ("images/train2017", "images/val2017", ["labels/train2017/{i}.txt"]),
         ("train/train", "test1/test1", []),
         ("train", "test", ["extra/{i}.jpg"]),
@@ -639,8 +645,13 @@ def test_splits_without_classes_are_found(tmp_path, train, test, others):
     for split, folder in (("train", train), ("test", test)):
         images = data.load("imagefolder", split, root=tmp_path, image_size=16)
         assert folders_of(images, tmp_path) == {folder} and images._classes is None
-        with pytest.raises(ValueError, match="outside of a class folder, and two classes are need"):
-            data.load("imagenet", split, root=tmp_path)
+        official = data.load("imagenet", split, root=tmp_path)
+        assert official.unlabeled().paths == images.paths
+        for asked in ("labels", "classes"):
+            with pytest.raises(
+                data.NoLabels, match="outside of a class folder, and two classes ar"
+            ):
+                getattr(official, asked)
 
 
 @pytest.mark.parametrize(
@@ -674,11 +685,23 @@ def test_splits_that_cannot_be_told_are_refused(tmp_path, patterns, words):
         (["{c}/train/{i}.jpg", "{c}/test/{i}.jpg"], "test, train"),
         (["bus/{i}.jpg", "car/{i}.jpg", "train/{i}.jpg"], "train"),
         (["val/{c}/{i}.jpg"], "val"),
+        (["fold0/{c}/{i}.jpg", "fold1/{c}/{i}.jpg"], "fold0, fold1"),
     ],
 )
 def test_folders_that_sound_like_splits_are_said(tmp_path, patterns, named):
     with pytest.warns(UserWarning, match=f"{named}: folders that sound like splits, and are not"):
         data.load("imagefolder", root=laid_out(tmp_path, *patterns), image_size=16)
+
+
+def test_short_names_are_classes_where_there_are_others(tmp_path):
+    laid_out(tmp_path, "tr/{i}.jpg", "te/{i}.jpg", "de/{i}.jpg")
+    assert data.load("imagefolder", root=tmp_path, image_size=16).classes == ("de", "te", "tr")
+
+
+def test_classes_that_differ_in_capitals_are_said(tmp_path):
+    laid_out(tmp_path, "Cat/a{i}.jpg", "{c}/{i}.jpg")
+    with pytest.warns(UserWarning, match="several classes are called cat, but for capitals"):
+        data.load("imagefolder", root=tmp_path, image_size=16)
 
 
 def test_loose_images_of_one_split_take_the_classes_from_both(tmp_path):
@@ -690,15 +713,15 @@ def test_loose_images_of_one_split_take_the_classes_from_both(tmp_path):
             _ = images.labels
     # a search never tests, so it needs no more than this
     assert data.load("imagenet", root=tmp_path).classes == ("cat", "dog")
-    with pytest.raises(ValueError, match="test has images outside of a class folder"):
-        data.load("imagenet", "test", root=tmp_path)
+    with pytest.raises(data.NoLabels, match="test has images outside of a class folder"):
+        _ = data.load("imagenet", "test", root=tmp_path).labels
 
 
 def test_one_class_is_none(tmp_path):
     laid_out(tmp_path, "train/cat/{i}.jpg", "test/cat/{i}.jpg")
     assert data.load("imagefolder", root=tmp_path, image_size=16)._classes is None
-    with pytest.raises(ValueError, match="one folder with images outside of a class folder, and"):
-        data.load("imagenet", root=tmp_path)
+    with pytest.raises(data.NoLabels, match="one folder with images outside of a class folder"):
+        _ = data.load("imagenet", root=tmp_path).labels
 
 
 def test_a_class_of_one_split_is_said(tmp_path):
@@ -1553,6 +1576,13 @@ def test_cifar_tree_layout(tmp_path, monkeypatch):
         data.load("cifar10", "test")
 
 
+def test_a_broken_picture_in_a_cifar_tree_is_named(tmp_path):
+    tree(tmp_path, data.CIFAR_CLASSES, size=(32, 32), count=1)
+    (tmp_path / "train" / "cat" / "bad.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match="train/cat/bad.png cannot be read .*; repair it, or unp"):
+        data.load("cifar10", root=tmp_path)
+
+
 def test_a_cifar_tree_is_decoded_again_when_a_file_changes_in_place(tmp_path, settled):
     root = tmp_path / "cifar10"
     for kind in data.CIFAR_CLASSES:
@@ -2308,6 +2338,16 @@ def test_label_maps_of_one_class_are_said(town):
     for path in sorted((town / "gtFine" / "train").glob("*/*")):
         Image.new("L", (160, 96), 0 if "Train" in path.name else 7).save(path)
     with pytest.warns(UserWarning, match="nearly all pixels of the label maps are road"):
+        streets(town).with_maps()
+
+
+def test_label_ids_that_may_be_train_ids_are_said(town):
+    for path in sorted((town / "gtFine" / "train").glob("*/*")):
+        path.unlink()
+        values = (np.arange(96 * 160).reshape(96, 160) % 19).astype(np.uint8)
+        named = path.name.replace("labelTrainIds", "labelIds")
+        Image.fromarray(values).save(path.with_name(named))
+    with pytest.warns(UserWarning, match="void, and no number is above 18; .* call them labelTrai"):
         streets(town).with_maps()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unnas import study
+from unnas import data, study
 
 SIZES = ((300, 260), (260, 340), (120, 90))  # the last is smaller than a crop
 
@@ -80,5 +80,9 @@ def test_a_tree_without_classes_is_refused_before_anything_runs(tmp_path):
     (tmp_path / "train").mkdir()
     for number in range(4):
         Image.new("RGB", (64, 64)).save(tmp_path / f"train/photo{number}.jpg")
-    with pytest.raises(ValueError, match="class folder"):
+    with pytest.raises(data.NoLabels, match="class folder"):
         study.specs_of(study.grid("fig3", "paper"), architectures=2, root=str(tmp_path))
+    grid = study.grid("fig3", "paper")
+    wanted = study.specs_of(grid, architectures=2, tasks=["rot"], root=str(tmp_path), look=False)
+    images = study.specs.load(wanted[0].data, str(tmp_path))[:2]
+    assert [len(split) for split in images] == [3, 1]

@@ -50,6 +50,7 @@ from unnas.data.images import (
     is_flat,
     is_hidden,
     list_images,
+    opened,
     paint_maps,
     read_image,
     read_map,
@@ -141,6 +142,7 @@ class _Labeled:
     """
 
     _mapped = False  # whether batches yield label maps
+    _why = ""  # there are no labels, where they were expected
 
     def __init__(self, name, split, image_size, count, labels, classes, maps):
         self.name, self.split, self.image_size = name, split, image_size
@@ -159,6 +161,8 @@ class _Labeled:
         return f"{type(self).__name__}({self.name!r}, {self.split!r}, {len(self)} images of {size})"
 
     def _need_labels(self):
+        if self._labels is None and self._why:
+            raise NoLabels(self._why)
         if self._labels is None:
             raise _no_labels(f"{self.name} ({self.split})", self._maps is not None)
 
@@ -187,11 +191,35 @@ class _Labeled:
         """Whether batches carry label maps."""
         return self._mapped
 
+# %% ../../nbs/10_data.ipynb #ea555a4f
+def _warn_of_other_numbers(dataset, positions, values: np.ndarray) -> None:
+    """Warn where label maps called labelIds may hold train ids: most pixels, whose `values` are
+    given, are void, and none has a number that only labelIds have.
+    """
+    if not isinstance(dataset._maps, list) or (values == VOID).mean() < 0.5:
+        return
+    paths = [dataset._maps[index][0] for index in dataset.indices[positions].tolist()]
+    highest = 0
+    for path in paths:
+        if not path.endswith("_labelIds.png"):
+            return
+        with opened(dataset.folder / path) as map:
+            numbers = np.unique(np.asarray(map))
+        highest = max(highest, numbers[numbers != VOID].max(initial=0))
+    if highest < len(MAP_CLASSES):
+        warnings.warn(
+            f"{dataset.name} ({dataset.split}): most pixels of the label maps are void, and no"
+            f" number is above {highest}; if the maps called labelIds hold train ids, call them"
+            " labelTrainIds",
+            stacklevel=4,
+        )
+
 # %% ../../nbs/10_data.ipynb #4cf893ce
 def _warn_of_constant_maps(dataset) -> None:
     """Warn where 99% of the pixels in up to 8 label maps of a view have one class, or none."""
     positions = np.linspace(0, len(dataset) - 1, min(8, len(dataset))).round().astype(int)
     maps = [np.asarray(dataset._pictures(position)[1]).ravel() for position in positions]
+    _warn_of_other_numbers(dataset, positions, np.concatenate(maps))
     counts = np.bincount(np.concatenate(maps), minlength=256)
     if counts.max() > 0.99 * counts.sum():
         most = int(counts.argmax())
@@ -257,7 +285,7 @@ class _Viewed(_Labeled):
 
     def unlabeled(self):
         """The same images without labels and label maps: nothing in the view holds them."""
-        return self._view(_labels=None, _classes=None, _maps=None, _mapped=False)
+        return self._view(_labels=None, _classes=None, _maps=None, _mapped=False, _why="")
 
     def with_maps(self):
         """The same images with their label maps in the place of labels: uint8 `(B, H, W)` of train
@@ -613,17 +641,23 @@ _SPLITS = {
 }
 
 # %% ../../nbs/10_data.ipynb #56a3b2b8
-_IMAGES = frozenset("image images img imgs jpegimages pictures photos".split())
+_SHORT = dict(tr="train", te="test", ts="test")  # splits where there is nothing else
+_IMAGES = frozenset("image images img imgs jpegimages pictures photos rgb input inputs".split())
 
 # %% ../../nbs/10_data.ipynb #98f6f796
 # folders beside that of the images which hold pictures of labels
 _LABELS = frozenset(
     "label labels mask masks annotation annotations annot annots segmentation segmentations"
     " trimaps gt groundtruth groundtruths manual segmentationclass segmentationobject bbox bboxes"
-    " boxes".split()
+    " boxes target targets semantic instance depth".split()
 )
 
 # %% ../../nbs/10_data.ipynb #9c9bebd3
+def _words(name: str) -> list[str]:
+    """The words of the name of a folder."""
+    return [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
 def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
     """The split that the name of a folder means, "train", "val" or "test", and the other words of
     the name; None for other names.
@@ -631,7 +665,7 @@ def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
     fillers = _IMAGES | {"set", "data", "split", "folder", "files"}
     if (whole := re.sub("[^a-z]", "", name.lower())) in _SPLITS:  # TrainVal, hold-out
         return _SPLITS[whole], ()
-    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
+    words = _words(name)
     for filler in sorted(fillers, key=len, reverse=True):  # testimages, trainset
         words = [word.removesuffix(filler) or word for word in words]
     splits = [_SPLITS[word] for word in words if word in _SPLITS]
@@ -649,8 +683,12 @@ def _folders(folder: Path) -> list[Path]:
 
 # %% ../../nbs/10_data.ipynb #e5e0e50c
 def _is_of(name: str, names: frozenset) -> bool:
-    """Whether a folder of that name is one of `names`, but for numbers and marks, as masks_512."""
-    return re.sub("1st|2nd|[^a-z]", "", name.lower()) in names
+    """Whether a folder of that name is one of `names`, but for numbers, marks and further such
+    words, as masks_512, gt_masks or labelsTr.
+    """
+    words = set(_words(name)) - _SPLITS.keys() - _SHORT.keys()
+    further = bool(words & names) and words <= names | _IMAGES
+    return further or re.sub("1st|2nd|[^a-z]", "", name.lower()) in names
 
 
 def _classes_in(folder: Path) -> list[Path]:
@@ -671,6 +709,18 @@ def _only(root: Path, split: str, paths: list[Path]) -> Path:
         )
     return exact[0]
 
+# %% ../../nbs/10_data.ipynb #be60fc62
+def _short_splits(root: Path) -> dict[str, Path]:
+    """The splits of a folder which has two folders with images, as tr and te, or imagesTr and
+    imagesTs; none for others.
+    """
+    if not any(_SHORT.keys() & set(_words(path.name)) for path in _folders(root)):
+        return {}
+    inside = _classes_in(root)
+    rests = [[word for word in _words(path.name) if word not in _IMAGES] for path in inside]
+    splits = {_SHORT.get(rest[0]): path for rest, path in zip(rests, inside) if len(rest) == 1}
+    return splits if len(inside) == 2 and splits.keys() == {"train", "test"} else {}
+
 # %% ../../nbs/10_data.ipynb #c1152c8a
 def _splits_in(root: Path) -> dict[str, Path]:
     """The folders of a folder that are its splits, by "train", "val" and "test"; none unless there
@@ -685,7 +735,7 @@ def _splits_in(root: Path) -> dict[str, Path]:
             named.setdefault(rest, {}).setdefault(split, []).append(path)
     found = [splits for _, splits in sorted(named.items()) if "train" in splits]
     if not found:
-        return {}
+        return _short_splits(root)
     others = set(_classes_in(root)) - set(found[0]["train"])
     if len(found) == 1 and len(found[0]) == 1 and others:
         return {}  # one class of several may be called train
@@ -754,6 +804,7 @@ def _warn_of_splits(root: Path, base: Path, files: list[tuple[str, str]]) -> Non
     for _, split, rest in named:
         splits.setdefault(rest, set()).add(split)
     odd = [name for name, _, rest in named if not rest or len(splits[rest]) > 1]
+    odd += [name for name in sorted(folders) if _words(name) == ["fold"]]
     below = [
         name for name in base.relative_to(root).parts if (_split_of(name) or " ")[0] != "train"
     ]
@@ -810,7 +861,7 @@ def _classes_of(
     root: Path, bases: list[Path], base: Path, needs_classes: bool
 ) -> tuple[str, ...] | None:
     """The classes of the splits with these bases; None where there are loose images, or fewer than
-    two classes. Raises ValueError where they are needed, and `base` has none.
+    two classes. Raises NoLabels where they are needed, and `base` has none.
     """
     bases = [each for each in bases if has_images(each)]
     loose = [each for each in bases if not _is_sorted(each)]
@@ -819,10 +870,17 @@ def _classes_of(
         known = [kinds for kinds, each in zip(known, bases) if each not in loose]
     names = sorted(set().union(*known))
     if needs_classes and (base in loose or len(names) < 2):
-        raise ValueError(
+        raise NoLabels(
             f"root={root}: {base} has {'images' if base in loose else 'one folder with images'}"
             f" outside of a class folder, and two classes are needed; sort the images into"
             f" {base}/<class>/"
+        )
+    cases = Counter((number, kind.lower()) for number, kinds in enumerate(known) for kind in kinds)
+    if alike := sorted({kind for (_, kind), count in cases.items() if count > 1}):
+        warnings.warn(
+            f"root={root}: several classes are called {first_names(alike)}, but for capitals; put"
+            " their images together if they are one class",
+            stacklevel=2,
         )
     if not loose and len(known) == 2 and known[0] != known[1]:
         warnings.warn(
@@ -873,7 +931,9 @@ def _image_folder(
     needs_classes=False,
     **_,
 ) -> FolderImages:
-    """A data set from any folder of images; see `_split_bases` and `_classes_of`."""
+    """A data set from any folder of images; see `_split_bases` and `_classes_of`. Why there are no
+    classes, where they are needed, is told when labels are asked for.
+    """
     root = _root_of(name, root)
     if not root.is_dir():
         raise FileNotFoundError(
@@ -882,13 +942,16 @@ def _image_folder(
     train, test = _split_bases(root)
     base, files, skipped, stamps = _split_folder(root, train, test, split, seed, cache)
     bases = [train, test] if test else [train]
-    classes = _classes_of(root, bases, base, needs_classes)
+    try:
+        classes, why = _classes_of(root, bases, base, needs_classes), ""
+    except NoLabels as error:
+        classes, why = None, str(error)
     numbers = {kind: number for number, kind in enumerate(classes or ())}
     labels = [numbers[path.split("/")[0]] for path, _ in files] if classes else None
     ranges = _ranges_of(root, base, bases, files, cache)
     options = dict(image_size=image_size or 224, crop=crop, skipped=skipped, ranges=ranges)
     options["stamps"] = stamps
-    return FolderImages(name, split, base, files, labels, classes, **options)
+    return FolderImages(name, split, base, files, labels, classes, **options)._view(_why=why)
 
 # %% ../../nbs/10_data.ipynb #8806f9c0
 def imagefolder(split: str, **options) -> FolderImages:
@@ -1018,8 +1081,18 @@ def _decode_cifar(root: Path, folder: Path, files: list[tuple[str, str]]) -> dic
             f"root={root}: {folder} must hold the folders {', '.join(CIFAR_CLASSES)}, but {wrong};"
             " for other images use the dataset imagefolder"
         )
+
+    def decoded(file):
+        try:
+            return np.asarray(read_image(folder / file[0]))
+        except Exception as error:  # decoders raise whatever they like on broken files
+            raise ValueError(
+                f"root={root}: {folder / file[0]} cannot be read ({type(error).__name__}: {error});"
+                " repair it, or unpack the images again"
+            ) from error
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        images = list(threads.map(lambda file: np.asarray(read_image(folder / file[0])), files))
+        images = list(threads.map(decoded, files))
     for (path, _), image in zip(files, images):
         if image.shape != (32, 32, 3):
             raise ValueError(
