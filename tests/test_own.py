@@ -137,6 +137,8 @@ def test_bad_parameters_are_told_before_the_images_are_opened(photos, tmp_path, 
         unnas.find(photos, **(TINY | dict(folder=tmp_path / "kept") | wrong))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         unnas.find(tmp_path / "nowhere", folder=tmp_path / "kept")
+    with pytest.raises(ValueError, match="images=None: must be a text or a path"):
+        unnas.find(None, folder=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 

@@ -488,7 +488,8 @@ def test_files_search_like_anything_else_whatever_the_number_of_decoders(tmp_pat
         (dict(stem="resnet"), ["stem", "resnet", "cifar"]),
         (dict(stem="imagenet"), ["image_size=12", "divides them by 32", "cifar stem"]),
         (dict(partial_channels=4), ["partial_channels=4", "width (now 4)", "multiple"]),
-        (dict(train_images=20), ["batch_size=10", "only 9", "use 24 images or more"]),
+        (dict(train_images=20), ["batch_size=10", "only 9", "use 24 images or more, or a recipe"]),
+        (dict(train_images=2), ["batch_size=10", "only 1; use 24 images or more"]),
         (
             dict(task="seg", data=Data("synthetic-objects", 12, train_images=60, test_images=0)),
             ["task='seg'", "label maps", "cityscapes"],

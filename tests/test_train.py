@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -559,6 +560,18 @@ def test_looking_at_outputs_changes_nothing():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(part.grad is None for part in net.parameters())
+
+
+def test_gray_images_have_no_colors_to_learn():
+    drawn = data.load("synthetic-objects", num_images=20, image_size=16)
+    gray = drawn.images.float().mean(1, keepdim=True).byte().expand(-1, 3, -1, -1)
+    images, task = data.TensorImages("gray", "train", gray), tasks.get("col")
+    with pytest.warns(UserWarning, match="task='col': all of 16 images .* are gray, so there are"):
+        train.check_batch(task, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train.check_batch(task, drawn.unlabeled())
+        train.check_batch(tasks.get("rot"), images)
 
 
 def test_a_task_of_ones_own_that_has_changed_is_another_run(tmp_path):

@@ -689,6 +689,17 @@ def check_network(network: nn.Module) -> None:
                 " build the network outside"
             )
 
+# %% ../nbs/23_train.ipynb #5c439860
+def _warn_of_gray(name: str, images) -> None:
+    """Warn where some of the images, drawn at random, are all gray."""
+    some = next(images.batches(16, seed=0))[0].int()
+    if (some.amax(1) - some.amin(1)).max() < 12:
+        warnings.warn(
+            f"{name}: all of {len(some)} images that were looked at are gray, so there are no"
+            " colors to learn",
+            stacklevel=4,
+        )
+
 # %% ../nbs/23_train.ipynb #55d751d2
 @usual_settings()
 def check_batch(task, images) -> tuple[torch.Tensor, torch.Tensor]:
@@ -705,6 +716,8 @@ def check_batch(task, images) -> tuple[torch.Tensor, torch.Tensor]:
             f"{name}: batch() returns inputs of {made[0].dtype}; a network needs floating point,"
             " such as images.float() / 255"
         )
+    if getattr(task, "in_channels", 3) == 1:
+        _warn_of_gray(name, images)
     return made
 
 # %% ../nbs/23_train.ipynb #a720b534
