@@ -2091,7 +2091,9 @@ def test_options_that_cannot_be_written_down_are_named(value):
 @pytest.mark.parametrize("options", [dict(gird=2), dict(num_classes=3)])
 def test_options_that_a_task_has_not_are_told_before_the_run(options):
     [spec] = specs(1, task="jig", options=options)
-    with pytest.raises(ValueError, match="task='jig': got an unexpected .*; its options are grid"):
+    with pytest.raises(
+        ValueError, match="options=.* are none of task 'jig' .*; pass its own: grid"
+    ):
         study.run(spec)
     with pytest.raises(ValueError, match="options=.* has a name twice; name it once"):
         specs(1, task="jig", options=[("grid", 2), ("grid", 3)])

@@ -42,12 +42,7 @@ def _task(name: str, style: str, num_outputs: int | None, options: dict) -> Any:
     if tasks.labels_of(name):
         own = dict(num_classes=num_outputs) | own
         check_at_least("num_outputs", own["num_classes"], 1)
-    try:
-        return tasks.get(name, style=style, **own)
-    except TypeError as error:
-        raise ValueError(
-            f"options={options!r}: are none of task {name!r} ({error}); pass its own"
-        ) from error
+    return tasks.get(name, style=style, **own)
 
 # %% ../nbs/41_export.ipynb #c1abf46e
 def _check_format(format: int, where: str = "") -> None:

@@ -888,7 +888,8 @@ def get(name: str, style: str | Style = "cifar", **options) -> Task:
     except TypeError as error:
         known = [own for own in inspect.signature(factory).parameters if own != "style"]
         raise ValueError(
-            f"task={name!r}: {error}; its options are {first_names(known) or 'none'}"
+            f"options={options!r}: are none of task {name!r} ({error}); pass its own:"
+            f" {first_names(known) or 'none'}"
         ) from error
     return factory(style=style, **options)
 
