@@ -259,6 +259,20 @@ def test_commas_part_thousands():
 
 
 @pytest.mark.slow
+def test_a_search_begins_anew_without_the_files_that_are_named(photos, tmp_path):
+    images, kept = fill(tmp_path / "images", 104), tmp_path / "kept"
+    options = TINY | dict(search_steps=None, method="random", engine="serial", folder=kept)
+    first = unnas.find(images, **options)
+    shutil.copytree(photos, images, dirs_exist_ok=True)
+    with pytest.warns(UserWarning, match="began, .* remove schedule.json, images.csv and model.pt"):
+        unnas.find(images, **options)
+    for name in ("schedule.json", "images.csv", "model.pt"):
+        (kept / name).unlink()
+    again = unnas.find(images, **options)
+    assert len(list((kept / "images").rglob("*.jpg"))) == 110 and again.spec.id != first.spec.id
+
+
+@pytest.mark.slow
 def test_a_folder_with_a_search_of_other_images_is_refused(found, tmp_path):
     _, options = found
     fill(tmp_path / "others", 105)

@@ -333,6 +333,7 @@ def _begun(seen: Look, settings: dict, folder, engine: str, workers: int | None)
     schedule = _schedule(place, seen, settings, at_a_time)
     copies = dict(image_size=schedule.image_size, count=schedule.images, seed=settings["seed"])
     left_out = make_copies(seen, place / "images", **copies)
+    load.cache_clear()  # there may have been other copies
     warn_of_left_out(seen.folder, left_out)
     work = _Work(place, schedule, settings["task"], settings["seed"], engine, workers)
     print(_in_words(schedule, settings, *work.images(None)[1:]), flush=True)
