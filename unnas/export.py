@@ -80,6 +80,7 @@ def _kept(format, width, depth, image_size, num_outputs, options, about, ranges)
                 f"ranges={ranges!r}: {limits!r} is no range of {kind!r}; pass the least and the"
                 " largest value"
             )
+        dicts["ranges"][kind] = tuple(limits)
     outputs = None if num_outputs is None else int(num_outputs)
     return {name: int(size) for name, size in sizes.items()} | dicts | dict(num_outputs=outputs)
 
@@ -119,12 +120,11 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
     `space` is the name of the search space, `architecture` what `to_dict()` of the architecture
     gives, `stem`, `width` and `depth` are those of the space's `build`. `task` is what it was
     trained for, with its `style`, `options` and, if it is supervised, `num_outputs`; `image_size`
-    is the side of its images in pixels. `num_classes` is None for the head of the task, 0 for none
-    (the outputs are then features), or the number of outputs of a linear one; with `dense`, of one
-    that classifies each pixel (see `tasks.segmentation`). `about` is for the model card, and
-    `ranges` are those from which the pictures of more than 8 bits that it was trained on were
-    scaled (see `data.images.deep_ranges`), for others to be scaled alike. Raises ValueError for
-    what is unknown or none of these, and for a later `format` than this.
+    is the side of its images in pixels, and `ranges` are those of its pictures of more than 8 bits
+    (see `data.images.deep_ranges`). `num_classes` is None for the head of the task, 0 for none (the
+    outputs are then features), or the number of outputs of a linear one; with `dense`, of one that
+    classifies each pixel (see `tasks.segmentation`). `about` is for the model card. Raises
+    ValueError for what is unknown or none of these, and for a later `format` than this.
     """
 
     def __init__(
@@ -149,8 +149,7 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         kept = _kept(format, width, depth, image_size, num_outputs, options, about, ranges)
         check_name("space", space, SPACES)
         self.task = _task(task, style, kept["num_outputs"], kept["options"])
-        self.image_size, self.about = kept["image_size"], kept["about"]
-        self.ranges = {kind: tuple(limits) for kind, limits in kept["ranges"].items()}
+        self.image_size, self.about, self.ranges = map(kept.get, ("image_size", "about", "ranges"))
         self.architecture = SPACES[space].from_dict(architecture)
         self._hub_mixin_config |= kept | dict(architecture=self.architecture.to_dict())
         size = dict(stem=stem, width=width, depth=depth, auxiliary=False, drop_path=0.0)
@@ -171,9 +170,7 @@ class Model(nn.Module, huggingface_hub.PyTorchModelHubMixin, library_name="unnas
         return self.network.features(x)
 
     def reset_classifier(self, num_classes: int, dense: bool = False) -> None:
-        """Take the head away (0), or put an untrained one for `num_classes` in its place; with
-        `dense`, one that gives logits (N, num_classes, H, W) for each pixel.
-        """
+        """Take the head away (0), or put in its place an untrained one, as of the class."""
         self.network.head = _new_head(self, num_classes, dense)
         self._hub_mixin_config |= dict(num_classes=int(num_classes), dense=dense)
 
