@@ -120,6 +120,7 @@ def test_a_folder_with_nothing_to_learn_is_refused(tmp_path, change, task, words
     [
         (dict(task="cls"), "task='cls': needs labels"),
         (dict(task="rnd"), "task='rnd': is a control"),
+        (dict(task="rotation"), "task='rotation': unknown; choose one of rot, col, jig, con"),
         (dict(method="evolution"), "method='evolution'"),
         (dict(minutes=0), "minutes=0"),
         (dict(budget="20M"), "budget='20M'"),
@@ -137,6 +138,8 @@ def test_bad_parameters_are_told_before_the_images_are_opened(photos, tmp_path, 
         unnas.find(photos, **(TINY | dict(folder=tmp_path / "kept") | wrong))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         unnas.find(tmp_path / "nowhere", folder=tmp_path / "kept")
+    with pytest.raises(FileNotFoundError, match="000.jpg.*: is a file; pass a folder"):
+        unnas.find(photos / "000.jpg", folder=tmp_path / "kept")
     with pytest.raises(ValueError, match="images=None: must be a text or a path"):
         unnas.find(None, folder=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()

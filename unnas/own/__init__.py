@@ -111,9 +111,10 @@ def _check_steps(method: str, search_steps: int | None) -> None:
 # %% ../../nbs/45_own.ipynb #cca761cd
 def _check_task(task: str) -> None:
     """Raise ValueError for a task that cannot judge without labels."""
-    check_name("task", task, tasks.names())
-    if tasks.labels_of(task) or tasks.class_of(task).control:
-        fit = [n for n in tasks.names() if not (tasks.labels_of(n) or tasks.class_of(n).control)]
+    fit = [n for n in tasks.names() if not (tasks.labels_of(n) or tasks.class_of(n).control)]
+    if task not in tasks.names():
+        check_name("task", task, fit)
+    if task not in fit:
         why = "needs labels" if tasks.labels_of(task) else "is a control, and should say nothing"
         raise ValueError(f"task={task!r}: {why}; choose one of {files.first_names(fit)}")
 

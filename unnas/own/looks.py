@@ -232,8 +232,9 @@ def look(
     check_seed("seed", seed)
     path, left_out = Path(os.path.abspath(path_of(folder, "images"))), Counter()
     if not path.is_dir():
+        found = "is a file" if path.is_file() else "no such folder"
         raise FileNotFoundError(
-            f"images={str(folder)!r}: no such folder; pass a folder that has your images"
+            f"images={str(folder)!r}: {found}; pass a folder that has your images"
         )
     own = () if skip is None else [path_of(skip, "folder")]
     files = list_images(path, left_out, skip=own)
