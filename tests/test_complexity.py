@@ -171,7 +171,73 @@ def test_layers_of_ones_own_are_counted():
     assert complexity.count(nn.Sequential(_Funnel()), (3, 4, 4)) == (27 * 16, 30)
     placed = _Placed()  # a tensor that is no buffer, arguments by name, a matrix and a vector
     assert complexity.count(placed, (1, 4, 4)) == (9 * 16 + 8 * 16, 128 + 10)
-    assert complexity.paper_flops(placed, (1, 4, 4)) == 9 * 16 + 16
+    with pytest.warns(UserWarning, match="model: _Placed of it count nothing"):
+        assert complexity.paper_flops(placed, (1, 4, 4)) == 9 * 16 + 16
     normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
     assert complexity.paper_flops(nn.Sequential(normed), (3, 4, 4)) == 4 * 27 * 4
     assert placed.relu.forward(torch.tensor(-1.0)) == 0
+
+
+class _Remembering(nn.Module):
+    """Counts, keeps what it saw, and draws; `real` for a pass that needs the values."""
+
+    def __init__(self, real):
+        super().__init__()
+        self.conv, self.real, self.calls, self.cache = nn.Conv2d(3, 4, 1), real, 0, []
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("last", None)
+
+    def forward(self, x):
+        self.calls, self.last, self.place = self.calls + 1, x, x
+        self.seen += 1
+        self.cache.append(x)
+        x = x + torch.randn(1, device=x.device)
+        return self.conv(torch.from_numpy(x.numpy()) if self.real else x)
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_a_network_that_remembers_is_as_before(real):
+    model, before = _Remembering(real), torch.get_rng_state()
+    for measure in (complexity.count, complexity.paper_flops):
+        measure(model, (3, 4, 4))
+    assert complexity.count(model, (3, 4, 4)) == (12 * 16, 16)
+    assert (model.calls, model.cache, model.seen, model.last) == (0, [], 0, None)
+    assert not hasattr(model, "place") and torch.get_rng_state().equal(before)
+
+
+def test_layers_that_a_network_uses_twice_keep_their_weights():
+    block, tied = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), nn.Conv2d(4, 4, 1)
+    tied.weight = block[0].weight
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), block, nn.Sequential(block, tied))
+    before = [(part, part.clone()) for part in model.state_dict(keep_vars=True).values()]
+    assert complexity.count(model, (3, 4, 4)) == (16 * (12 + 3 * 16), 16 + 20 + 8 + 4)
+    assert complexity.paper_flops(model, (3, 4, 4)) == 16 * (12 + 3 * 16)
+    after = model.state_dict(keep_vars=True).values()
+    assert all(one is part and part.equal(own) for one, (part, own) in zip(after, before))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_parts_that_cannot_be_counted_are_told_and_the_network_is_as_before():
+    script = nn.Sequential(nn.Conv2d(3, 4, 1), torch.jit.script(nn.Conv2d(4, 4, 1)))
+    assert complexity.count(script, (3, 4, 4))[0] == 16 * (12 + 16)
+    with pytest.raises(ValueError, match="is a RecursiveScriptModule, which cannot be counted"):
+        complexity.paper_flops(script, (3, 4, 4))
+    assert not script[0]._forward_hooks
+    lazy = nn.Sequential(nn.LazyConv2d(4, 1))
+    with pytest.raises(ValueError, match="model: 0.weight has no shape yet; pass a batch"):
+        complexity.count(lazy, (3, 4, 4))
+    assert type(lazy[0]) is nn.LazyConv2d
+
+
+class _Twice(nn.Bilinear):
+    auxiliary_head = "none"
+
+    def forward(self, x):
+        return super().forward(x.mean((2, 3)), x.mean((2, 3)))
+
+
+def test_layers_that_the_tables_do_not_know_are_told():
+    model = _Twice(8, 8, 5, bias=False)
+    assert complexity.count(model, (8, 4, 4)) == (5 * (8 * 8 + 8), 320)
+    with pytest.warns(UserWarning, match="model: _Twice of it count nothing.*count\\(\\) counts"):
+        assert complexity.paper_flops(model, (8, 4, 4)) == 0

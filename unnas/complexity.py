@@ -7,12 +7,15 @@ __all__ = ['parameters', 'check_shape', 'count', 'paper_flops']
 
 # %% ../nbs/01_complexity.ipynb #004c6165
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/01_complexity.ipynb #205a7527
@@ -37,7 +40,8 @@ def check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 # %% ../nbs/01_complexity.ipynb #7c41e9d0
 def _plain(model: nn.Module) -> nn.Module:
     """The network itself in a wrapper that spreads it over devices. Raises ValueError for
-    TorchScript, whose layers cannot be watched, and for what is no module.
+    TorchScript, whose layers cannot be watched, for what is no module, and for layers whose shape
+    is still open.
     """
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
@@ -46,13 +50,45 @@ def _plain(model: nn.Module) -> nn.Module:
             f"model: is a {type(model).__name__}, which cannot be counted; pass the torch.nn.Module"
             " that it was made from"
         )
+    for name, part in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(part):
+            raise ValueError(
+                f"model: {name} has no shape yet; pass a batch of images through the model first"
+            )
     return model
+
+# %% ../nbs/01_complexity.ipynb #82e694ec
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """What happens to `model` and to the random state within it is as before afterwards: what its
+    layers hold, also in dictionaries and lists, and the values of tensors that are no parameters.
+    """
+    owned = [vars(layer) for layer in model.modules()]
+    held = owned + [part for own in owned for part in own.values() if isinstance(part, dict | list)]
+    kept = [(part, part.copy()) for part in held]
+    tensors = [
+        (part, part._version, part.clone())
+        for own in owned
+        for part in (*own.values(), *own["_buffers"].values())
+        if type(part) is torch.Tensor and not part.is_inference()
+    ]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            for part, before in kept:
+                part.clear()
+                part.extend(before) if isinstance(part, list) else part.update(before)
+            for tensor, version, before in tensors:
+                if tensor._version != version:
+                    tensor.copy_(before)
 
 # %% ../nbs/01_complexity.ipynb #0991ac38
 @contextmanager
 def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]:
     """Within it `model` is in evaluation mode, and `hook` sees each layer at work. Layers that
-    change no shape, and would take most of the time, pass their input on.
+    change no shape, and would take most of the time, pass their input on. All is as before
+    afterwards.
     """
     modes = [(layer, layer.training) for layer in model.modules()]
     idle = [
@@ -62,20 +98,17 @@ def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]
         and "forward" not in vars(layer)
         and not any(layer.children())  # as a person's own, with more in it
     ]
-    watched = [layer for layer, _ in modes] if hook else []
-    hooks = [layer.register_forward_hook(hook, with_kwargs=True) for layer in watched]
-    model.eval()
-    for layer in idle:
-        layer.forward = lambda input: input
-    try:
-        yield
-    finally:
+    with _unchanged(model):
+        for layer, _ in modes if hook else ():
+            layer.register_forward_hook(hook, with_kwargs=True)
+        model.eval()
         for layer in idle:
-            del layer.forward
-        for own in hooks:
-            own.remove()
-        for layer, mode in modes:
-            layer.training = mode
+            layer.forward = lambda input: input
+        try:
+            yield
+        finally:
+            for layer, mode in modes:
+                layer.training = mode
 
 # %% ../nbs/01_complexity.ipynb #30416727
 @torch.no_grad()
@@ -92,18 +125,24 @@ def _pass(
         with _looked_at(model, hook):
             model(torch.zeros(1, *shape, dtype=kind, device=like.device))
         return
-    tensors = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    empty, tensors = {}, {}
+    for prefix, layer in model.named_modules():
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            if tensor is not None:  # one for each, also where several layers have it
+                own = empty.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
+                tensors[f"{prefix}.{name}".lstrip(".")] = own
+    inputs = torch.empty(1, *shape, dtype=kind, device="meta")
     with _looked_at(model, hook):
-        functional_call(model, tensors, (torch.empty(1, *shape, dtype=kind, device="meta"),))
+        functional_call(model, tensors, inputs, tie_weights=False)
 
 # %% ../nbs/01_complexity.ipynb #88ceff44
 # the products that PyTorch's counter leaves out, in its FLOPs: two for each multiply-add
 _PRODUCTS = {
     torch.ops.aten.mv: lambda matrix, vector, *_, **__: 2 * matrix[0] * matrix[1],
     torch.ops.aten.dot: lambda one, other, *_, **__: 2 * one[0],
+    torch.ops.aten._trilinear: lambda one, weight, *_, **__: (
+        2 * one[0] * weight[0] * (weight[1] + 1) * weight[2]
+    ),
 }
 
 # %% ../nbs/01_complexity.ipynb #dbd9a576
@@ -113,7 +152,7 @@ def _counted(flops: Callable[[bool], int]) -> int:
     """
     try:
         return flops(False)
-    except RuntimeError:
+    except Exception:  # of whatever a network does with its input, such as numpy()
         return flops(True)
 
 # %% ../nbs/01_complexity.ipynb #d0ebb085
@@ -125,7 +164,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
     not multiply-adds. An auxiliary head runs in training only, so it counts in neither number;
     other parameters count whether the pass uses them or not.
     Raises ValueError for an `input_shape` of another length or of other than whole numbers, and for
-    a `model` that is no module, or TorchScript.
+    a `model` that is no module, TorchScript, or of layers whose shape is still open.
     """
     model, shape = _plain(model), check_shape(input_shape)
 
@@ -135,7 +174,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
         return counter.get_total_flops()
 
     auxiliary = getattr(model, "auxiliary_head", None)
-    unused = 0 if auxiliary is None else parameters(auxiliary)
+    unused = parameters(auxiliary) if isinstance(auxiliary, nn.Module) else 0
     return _counted(flops) // 2, parameters(model) - unused
 
 # %% ../nbs/01_complexity.ipynb #a85b3f16
@@ -167,14 +206,27 @@ def _layer_flops(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
         case _:
             return 0
 
+# %% ../nbs/01_complexity.ipynb #6792b1ba
+_COUNTED = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.Embedding, ParametrizationList)
+
+
+def _unknown(layer: nn.Module) -> bool:
+    """Whether a layer has matrices of weights by which the paper's tables have nothing to count."""
+    matrices = any(part is not None and part.dim() > 1 for part in layer._parameters.values())
+    return matrices and not isinstance(layer, _COUNTED)
+
 # %% ../nbs/01_complexity.ipynb #90354989
 def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
     """FLOPs of one input as Tables 1 and 2 of the paper count them (evaluation mode, no auxiliary
     head).
 
-    `input_shape` is without the batch, as in `count`, and so are the errors.
+    `input_shape` is without the batch, as in `count`, and so are the errors; another is for a part
+    that is TorchScript. Warns of layers with weights of which the tables have none.
     """
     model, shape = _plain(model), check_shape(input_shape)
+    for layer in model.modules():
+        _plain(layer)
+    unknown = set()
 
     def flops(real: bool) -> int:
         found = []
@@ -182,8 +234,17 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
         def add(layer, inputs, named, out):
             x = inputs[0] if inputs else next(iter(named.values()), None)
             found.append(_layer_flops(layer, x, out))
+            if _unknown(layer):
+                unknown.add(type(layer).__name__)
 
         _pass(model, shape, add, real)
         return sum(found)
 
-    return _counted(flops)
+    total = _counted(flops)
+    if unknown:
+        warnings.warn(
+            f"model: {', '.join(sorted(unknown))} of it count nothing, because the paper's tables have"
+            " no such layers; count() counts them",
+            stacklevel=2,
+        )
+    return total
