@@ -1357,15 +1357,28 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_run_starts_anew(tmp_path, int
     path, expected = tmp_path / "run.pt", start(None)
     whole = cut(path)
     assert len(start(path).loss) == 2
-    torch.save(dict(weights=torch.ones(3)), foreign := tmp_path / "foreign")
-    torch.save(torch.nn.Linear(2, 2), pickled := tmp_path / "pickled")
-    others = {"foreign": foreign.read_bytes(), "pickled": pickled.read_bytes()}
-    for name, damaged in ({k: f(whole) for k, f in FAULTS.items()} | others).items():
-        path.write_bytes(damaged)
-        with pytest.warns(UserWarning, match="run.pt.*damaged.*set aside as run.pt.damaged"):
+    for number, (name, damage) in enumerate(FAULTS.items(), 1):
+        path.write_bytes(damaged := damage(whole))
+        aside = "run.pt.damaged" + str(number) * (number > 1)
+        with pytest.warns(UserWarning, match=f"run.pt.*damaged.*set aside as {aside},"):
             history = start(path)
         assert history.loss == expected.loss and history.score == expected.score, name
-        assert (tmp_path / "run.pt.damaged").read_bytes() == damaged
+        assert (tmp_path / aside).read_bytes() == damaged
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_unless_it_has_the_name_of_the_run(
+    tmp_path, interrupted
+):
+    _, start = interrupted
+    for foreign in (dict(weights=torch.ones(3)), torch.nn.Linear(2, 2)):
+        torch.save(foreign, path := tmp_path / "run.pt")
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="run.pt': is no checkpoint of a training; name anoth"):
+            start(path)
+        assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+    own = path.rename(tmp_path / f"{specs(1)[0].id}.pt")
+    with pytest.warns(UserWarning, match="damaged .*no checkpoint of a run.*set aside"):
+        start(own)
 
 
 def test_a_checkpoint_that_does_not_fit_is_set_aside_and_its_run_starts_anew(tmp_path, interrupted):
@@ -1375,11 +1388,14 @@ def test_a_checkpoint_that_does_not_fit_is_set_aside_and_its_run_starts_anew(tmp
     whole = torch.load(path, weights_only=True)
     last = list(whole["network"])[-1]
     longer = whole["network"] | {last: torch.ones(1 + len(whole["network"][last]))}
-    for change, reason in (
-        (dict(network=longer), "size mismatch"),
-        (dict(network=whole["network"] | dict(other=torch.ones(2))), "Unexpected key"),
-        (dict(optimizer=dict(state={}, param_groups=[])), "parameter group"),
-        (dict(history=whole["history"] | dict(hours=1)), "hours"),
+    for number, (change, reason) in enumerate(
+        (
+            (dict(network=longer), "size mismatch"),
+            (dict(network=whole["network"] | dict(other=torch.ones(2))), "Unexpected key"),
+            (dict(optimizer=dict(state={}, param_groups=[])), "parameter group"),
+            (dict(history=whole["history"] | dict(hours=1)), "hours"),
+        ),
+        1,
     ):
         torch.save(whole | change, path)
         given = path.read_bytes()
@@ -1388,7 +1404,8 @@ def test_a_checkpoint_that_does_not_fit_is_set_aside_and_its_run_starts_anew(tmp
         ):
             history = start(path)
         assert history.loss == expected.loss and history.score == expected.score, reason
-        assert (tmp_path / "run.pt.damaged").read_bytes() == given
+        aside = tmp_path / ("run.pt.damaged" + str(number) * (number > 1))
+        assert aside.read_bytes() == given
 
 
 @pytest.mark.slow

@@ -243,7 +243,7 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
     total = _counted(flops)
     if unknown:
         warnings.warn(
-            f"model: {', '.join(sorted(unknown))} of it count nothing, because the paper's tables have"
+            f"model: {', '.join(sorted(unknown))} of it count nothing: the paper's tables have"
             " no such layers; count() counts them",
             stacklevel=2,
         )

@@ -11,6 +11,7 @@ __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_se
 # %% ../nbs/23_train.ipynb #e5767b65
 import copy
 import hashlib
+import itertools
 import math
 import os
 import time
@@ -505,20 +506,32 @@ def save_checkpoint(path: str | Path, identity: str, state: dict, acc: Accelerat
         )
 
 # %% ../nbs/23_train.ipynb #1d549827
+class _Foreign(ValueError):
+    """A file is whole, and no checkpoint of a run."""
+
+
 def _read_checkpoint(path: Path, device: torch.device) -> dict:
-    """The state in a checkpoint; some error where the file is damaged, or is something else."""
+    """The state in a checkpoint; some error where the file is damaged, `_Foreign` where it is
+    something else.
+    """
     with zipfile.ZipFile(path) as archive:  # PyTorch itself does not look at the checksums
         if (part := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {part} is wrong")
-    state = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of what is no state at all
+        raise _Foreign(f"it is no checkpoint of a run: {error}") from error
     if not isinstance(state, dict) or not isinstance(state.get("identity"), str):
-        raise ValueError("it is no checkpoint of a run")
+        raise _Foreign("it is no checkpoint of a run")
     return state
 
 # %% ../nbs/23_train.ipynb #9d7efdac
 def _set_aside(path: Path, fault: str, error: Exception) -> None:
     """Give a checkpoint that cannot serve another name, and warn."""
-    aside = path.with_name(f"{path.name}.damaged")
+    names = (f"{path.name}.damaged{number}" for number in itertools.chain([""], itertools.count(2)))
+    aside = next(new for name in names if not (new := path.with_name(name)).exists())
     with suppress(OSError):  # another process of this run was faster, or the folder is read-only
         os.replace(path, aside)
     reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -537,8 +550,8 @@ def load_checkpoint(
     parts: Iterable = (),
 ) -> Any:
     """What `resume` makes of the state in the file `path`, None where there is no such file. Raises
-    ValueError for a folder and for the checkpoint of another run, OSError for a file that cannot be
-    read.
+    ValueError for a folder, for a file that is something else, and for the checkpoint of another
+    run, OSError for a file that cannot be read.
 
     A file that is no whole checkpoint is set aside with a warning, and the run starts anew; so is
     one that `resume` cannot go on from. Then the `parts`, what it gives a state, such as the
@@ -560,6 +573,10 @@ def load_checkpoint(
             " be, or name another file"
         ) from error
     except Exception as error:  # a damaged archive may raise whatever it likes
+        if isinstance(error, _Foreign) and path.stem != identity:
+            raise ValueError(
+                f"checkpoint={str(path)!r}: is no checkpoint of a training; name another file"
+            ) from error
         _set_aside(path, "damaged", error)
         return None
     if state["identity"] != identity:
