@@ -1,22 +1,37 @@
 """What tells definitions apart, and what does not."""
 
+import math
 import os
+import random
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
+from types import SimpleNamespace
 
 import cloudpickle
+import numpy as np
 import pytest
 import torch
 from small import specs
+from torch import nn
+from torchvision.transforms import v2
 
 from unnas import registry, spaces, study, tasks
 from unnas.study.report import use_module
 
 TASK = """
+import re
+
+import torch
 from unnas import tasks
 
+PARTS = {torch.relu, ("a", object()), frozenset({"b", "c"}), re.compile("d"), torch.Generator()}
 STEPS = {1: "a", 2: "b"}
 KNOWN = {"left", "right", "top"}
 places = [3, 5]
@@ -35,7 +50,7 @@ class mine(Base):
     num_outputs = 4
 
     def batch(self, images, labels, train, generator):
-        if "left" in KNOWN and "up" not in {"down", "above", "below"} and STEPS:
+        if "left" in KNOWN and "up" not in {"down", "above", "below"} and STEPS and PARTS:
             return images.float(), answers(images)
 
 
@@ -82,6 +97,8 @@ def test_another_process_gives_the_same_code(module, tmp_path):
         ("[3, 5]", "[4, 5]"),
         ('2: "b"', '2: "bb"'),
         ('"right"', '"bottom"'),
+        ("torch.relu", "torch.tanh"),
+        ('re.compile("d")', 're.compile("e")'),
         ("% places", "// places"),
     ],
 )
@@ -226,6 +243,102 @@ def test_a_worker_computes_with_what_is_loaded_and_not_with_what_files_say(modul
         study.collect([spec], store=store, engine=engine, workers=1)
         losses[engine] = store.get(spec.id)["result"]["loss"]
     assert losses["serial"] == losses["processes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    size: int
+
+    def __call__(self, style="cifar"):
+        return tasks.rotation(style)
+
+
+class Tagged(list):
+    pass
+
+
+class Counted(tuple):
+    pass
+
+
+def namespace(size):
+    return SimpleNamespace(size=size)
+
+
+PAIRS = [
+    (nn.ReLU, nn.Sigmoid),
+    (nn.ReLU(), nn.Sigmoid()),
+    (torch.relu, torch.tanh),
+    (nn.functional.silu, nn.functional.mish),
+    (np.mean, np.median),
+    (math.sin, math.cos),
+    (torch.float16, torch.float32),
+    (torch.device("cpu"), torch.device("meta")),
+    (v2.GaussianBlur(3, (1.0, 1.0)), v2.GaussianBlur(3, (5.0, 5.0))),
+    (re.compile("a"), re.compile("b")),
+    (namespace(1), namespace(2)),
+    (Decimal(1), Decimal(2)),
+    (Fraction(1, 2), Fraction(1, 3)),
+    (date(2020, 1, 1), date(2021, 1, 1)),
+    (deque([1]), deque([2])),
+    (Slots(1), Slots(2)),
+    (Tagged([1]), [1]),
+    (Counted((1, 2)), (1, 2)),
+    ([[1], 2], [1, [2]]),
+    ([len, min, len], [len, min, min]),
+    ([lambda x: x, lambda x: -x][0], [lambda x: x, lambda x: -x][1]),
+    (torch.eye(3).to_sparse(), torch.zeros(3, 3).to_sparse()),
+    (np.zeros((2, 3)), np.zeros((3, 2))),
+    ({frozenset({1})}, {frozenset({2})}),
+]
+
+
+@pytest.mark.parametrize("one, other", PAIRS, ids=lambda thing: type(thing).__name__)
+def test_what_a_definition_uses_of_libraries_tells_it_apart(one, other):
+    codes = [registry.code_of(define(held)) for held in (one, other, one)]
+    assert codes[0] != codes[1] and codes[0] == codes[2]
+    assert registry.code_of(partial(define, one)) != registry.code_of(partial(define, other))
+
+
+def test_a_random_generator_counts_by_its_kind():
+    for held in (torch.Generator(), np.random.default_rng(), random.Random(), random.random):
+        code = registry.code_of(define(held))
+        torch.randn(1, generator=held) if isinstance(held, torch.Generator) else random.random()
+        assert registry.code_of(define(held)) == code
+
+
+def test_lists_of_a_task_that_uses_other_values_than_when_it_was_registered_are_refused():
+    share, images = {"noise": 0.0}, torch.zeros(2)
+    [spec] = specs(1)
+    tasks.register("mine", define((share, images)))
+    own = replace(spec, task="mine")
+    for change in (lambda: share.update(noise=0.9), lambda: images.add_(1)):
+        assert study.specs.check_specs([own, spec]) == [own, spec]
+        change()
+        with pytest.raises(ValueError, match="task='mine': what it uses has changed since it was"):
+            study.specs.check_specs([own])
+        tasks.register("mine", define((share, images)))
+
+
+def test_a_file_that_is_edited_changes_nothing_of_what_is_loaded(module, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_helpers.py").write_text(HELPER + "\nSIZE = 1\n")
+    module(HELPED.replace("rotated(", "my_helpers.SIZE * rotated("))
+    (tmp_path / "my_tasks.py").write_text("\n" + TASK)
+    (tmp_path / "my_helpers.py").write_text("")
+    tasks._TASKS.check_unchanged("mine")
+    sys.modules.pop("my_helpers").SIZE = 2  # of another file, by the name of its module
+    with pytest.raises(ValueError, match="task='mine': what it uses has changed"):
+        tasks._TASKS.check_unchanged("mine")
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a/b", "a\\b", "a,b", "a\nb", "a\0", "a" * 101, 3, None, "\t"]
+)
+def test_a_name_that_files_and_lists_cannot_have_is_refused(name):
+    for register, thing in ((tasks.register, define(1)), (spaces.register, spaces.SPACES["darts"])):
+        with pytest.raises(ValueError, match="name=.*: must be a text of at most 100 characters"):
+            register(name, thing)
 
 
 def test_what_a_definition_holds_counts():

@@ -30,7 +30,7 @@ from unnas.files import (
 from ..spaces import SPACES, darts, published, setting_of
 from .records import Store, network_of, task_of
 from .scales import SEARCHES, Evaluation, Grid, Searches, Setting
-from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, load
+from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, check_specs, load
 
 # %% ../../nbs/31_study.lists.ipynb #8d322488
 def specs_of(
@@ -76,12 +76,12 @@ def specs_of(
     check_seed("sample_seed", draw)
     chosen = dict.fromkeys(space for space, _ in settings)
     sampled = {name: _architectures(name, count, place, draw) for name in chosen}
-    specs = [
+    specs = check_specs(
         _spec(space, *sampled[space][index], task, s, seed)
         for seed in range(seeds)
         for index in range(count)
         for (space, task), s in settings.items()
-    ]
+    )
     if not look:
         return specs
     for spec in specs[: len(settings)]:

@@ -371,13 +371,16 @@ class SearchSpec:
 # %% ../../nbs/27_study.specs.ipynb #7810205a
 def check_specs(specs, *kinds: type) -> list:
     """`specs` as a list. Raises ValueError unless all are specs, of one of the `kinds` where these
-    are named.
+    are named, of tasks and spaces that are as when they were registered.
     """
     if isinstance(specs, str | bytes) or not isinstance(specs, Iterable):
         raise ValueError(f"specs={specs!r}: must be a list of specs; pass [spec] for one")
     specs = list(specs)
     for spec in specs:
         check_kind("specs: one of them", spec, *(kinds or (Spec, SearchSpec)))
+    for kind in ("task", "space"):
+        for name in {getattr(spec, kind) for spec in specs}:
+            Registry.known[kind].check_unchanged(name)
     return specs
 
 # %% ../../nbs/27_study.specs.ipynb #c32b3cc2
