@@ -1,15 +1,19 @@
 """The training loop: every task, resumption, several processes, and data that come from files."""
 
 import os
+import random
 import subprocess
 import sys
 import textwrap
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
 
 from unnas import data, search, tasks, train
 from unnas.spaces import darts, nasbench101
@@ -608,3 +612,115 @@ def test_statistics_of_all_kinds_of_batch_normalization_are_refined():
     with torch.no_grad():
         expected = torch.stack([net[0](batch).mean(0) for batch in batches]).mean(0)
     torch.testing.assert_close(net[1].running_mean, expected)
+
+
+class _Acted(nn.Module):
+    """A network of a person's own, which `holds` something that decides what it predicts."""
+
+    def __init__(self, **holds):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+        self.register_buffer("mask", torch.ones(4), persistent=False)
+        for name, value in holds.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)) * self.mask)
+
+
+class _Changing(tasks.rotation):
+    """Rotation that draws from global generators, counts, and passes images through `change`."""
+
+    def __init__(self, change=None):
+        super().__init__()
+        self.change = change
+
+    def batch(self, images, labels, train, generator):
+        inputs, targets = super().batch(images, labels, train, generator)
+        if self.change == "draws":
+            inputs = inputs * (random.random() + float(np.random.rand()))
+        if self.change == "counts":
+            self.seen = getattr(self, "seen", 0) + 1
+        return inputs, targets
+
+
+class _Plain:
+    """Images of a person's own class, without a fingerprint."""
+
+    def __init__(self, images, brighter):
+        self.images, self.brighter = images, brighter
+
+    def __len__(self):
+        return len(self.images)
+
+    def batches(self, size):
+        for images, labels in self.images.batches(size):
+            yield images + self.brighter, labels
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (dict(act=torch.relu), dict(act=torch.tanh)),
+        (dict(act=lambda x: x), dict(act=lambda x: x * x)),
+        (dict(act=partial(torch.mul, other=1)), dict(act=partial(torch.mul, other=2))),
+        (dict(_scale=1.0), dict(_scale=0.1)),
+        (dict(options={"k": 1}), dict(options={"k": 2})),
+        (dict(mask=torch.ones(4)), dict(mask=torch.eye(4)[0])),
+        (dict(images=0), dict(images=1)),
+        *(
+            (dict(change=one), dict(change=other))
+            for one, other in (
+                (v2.GaussianBlur(3, (1.0, 1.0)), v2.GaussianBlur(3, (5.0, 5.0))),
+                (v2.Compose([v2.Grayscale()]), v2.Compose([v2.RandomErasing()])),
+                (torch.abs, torch.neg),
+                (_Changing(1), _Changing(2)),
+            )
+        ),
+    ],
+    ids=lambda holds: next(iter(holds)),
+)
+def test_whatever_own_parts_hold_tells_runs_apart(one, other):
+    images = data.load("synthetic-objects", num_images=20, image_size=16).unlabeled()
+
+    def identity(change=None, **holds):
+        given = [_Plain(images, holds.pop("images", 0)), images]
+        network, task = _Acted(**holds), _Changing(change)
+        return train.default_identity(network, task, given, Recipe(1, 10, 0.1), 0)
+
+    assert identity(**one) == identity(**one) != identity(**other)
+
+
+def test_draws_from_global_generators_are_those_of_the_seed_and_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    images = data.load("synthetic-objects", num_images=20, image_size=16).unlabeled()
+
+    def stop(epochs, history):
+        raise KeyboardInterrupt
+
+    def fit(path=None, on_epoch=None):
+        torch.manual_seed(0)
+        recipe, parts = Recipe(2, 10, 0.05), (_Acted(), _Changing("draws"))
+        options = dict(checkpoint=path, on_epoch=on_epoch)
+        return train.fit(*parts, images, images, recipe, **options).loss
+
+    whole = fit()
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run.pt", stop)
+    with train.seeded(5):
+        drawn = random.random(), np.random.rand()
+    assert fit(tmp_path / "run.pt") == fit() == whole
+    with train.seeded(5):
+        assert drawn == (random.random(), np.random.rand())
+
+
+def test_what_a_checkpoint_does_not_keep_is_told(tmp_path):
+    images = data.load("synthetic-objects", num_images=20, image_size=16).unlabeled()
+    for change, path in (("counts", None), (None, tmp_path / "a"), ("counts", tmp_path / "b")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            parts = _Acted(), _Changing(change), images, images
+            train.fit(*parts, Recipe(1, 10, 0.05), checkpoint=path)
+        told = [str(warning.message) for warning in caught if "checkpoint" in str(warning.message)]
+        assert bool(told) == bool(change and path)
+    assert told[0].startswith("task.seen: changes in training, and a checkpoint does not keep it")

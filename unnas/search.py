@@ -925,7 +925,7 @@ def _epoch(run: _Progress) -> Iterator[None]:
         _set_rate(run.bilevel.sgd, recipe, epoch, step / run.steps)
         _set_variants(run, epoch, step)
         # of what is drawn in a network, such as dropout
-        torch.manual_seed(train.derive_seed(run.seed, "drop", epoch, step, run.acc.process_index))
+        train.set_seeds(train.derive_seed(run.seed, "drop", epoch, step, run.acc.process_index))
         if epoch + step / run.steps >= recipe.alpha_start:
             _take_step(run, batch, next(for_alphas))
         else:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'Recipe', 'cosine', 'learning_rate', 'derive_seed', 'accelerator', 'circumstances',
-           'usual_settings', 'reproducible', 'make_batch', 'evaluate', 'precise_batch_norm', 'History',
-           'save_checkpoint', 'load_checkpoint', 'default_identity', 'check_labels', 'check_network', 'check_batch',
-           'check_outputs', 'check_data', 'fit']
+           'usual_settings', 'set_seeds', 'seeded', 'reproducible', 'make_batch', 'evaluate', 'precise_batch_norm',
+           'History', 'save_checkpoint', 'load_checkpoint', 'default_identity', 'check_labels', 'check_network',
+           'check_batch', 'check_outputs', 'check_data', 'fit']
 
 # %% ../nbs/23_train.ipynb #e5767b65
 import copy
@@ -14,6 +14,8 @@ import hashlib
 import itertools
 import math
 import os
+import pickle
+import random
 import time
 import warnings
 import zipfile
@@ -248,16 +250,35 @@ def usual_settings() -> Iterator[None]:
         stack.enter_context(_without_hooks_on_all_modules())
         yield
 
+# %% ../nbs/23_train.ipynb #8be862c3
+def set_seeds(seed: int) -> None:
+    """Put the global generators of PyTorch, NumPy and Python at `seed`."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it the global generators begin at `seed`; they are as before afterwards."""
+    drawn = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        set_seeds(seed)
+        try:
+            yield
+        finally:
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])
+
 # %% ../nbs/23_train.ipynb #c9f7eb2d
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """`usual_settings`, and PyTorch's global generator at `seed`; all are as before afterwards.
+    """`usual_settings`, and the global generators at `seed`; all are as before afterwards.
 
     Freed memory stays in the process for the next step.
     """
     kernels.retain_memory()
-    with usual_settings(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with usual_settings(), seeded(seed):
         yield
 
 # %% ../nbs/23_train.ipynb #050ca902
@@ -462,7 +483,7 @@ def _refine_batch_norm(run: _Run, epoch: int) -> None:
 def _epoch(run: _Run, history: History) -> None:
     """Train for the next epoch, test, and add both to `history`."""
     epoch = len(history.score)
-    torch.manual_seed(derive_seed(run.seed, "drop path", epoch, run.acc.process_index))
+    set_seeds(derive_seed(run.seed, "drop path", epoch, run.acc.process_index))
     ops.set_progress(run.network, epoch / run.recipe.epochs)
     history.loss.append(_train_epoch(run, epoch))
     history.diverged = not math.isfinite(history.loss[-1])
@@ -625,14 +646,45 @@ def _settings_of(part) -> dict:
     }
 
 # %% ../nbs/23_train.ipynb #6c4651c2
-def _held_by(task) -> str:
-    """What a task of a person's own has besides plain settings: dictionaries, tensors."""
-    others = {
-        name: value
-        for name, value in vars(task).items()
-        if isinstance(value, dict | torch.Tensor | np.ndarray) and name[0] != "_"
-    }
-    return registry.code_of(others)
+def _own_kinds(network: nn.Module, task) -> dict[type, str]:
+    """The kinds of task and modules that people have written, and the code of each."""
+    kinds = {type(part) for part in (task, *network.modules())}
+    return {kind: code for kind in kinds if (code := registry.code_of(kind))}
+
+
+def _held(network: nn.Module, task) -> dict[str, str]:
+    """By name, what tells apart the values that a person's own task and modules hold and that a
+    checkpoint does not keep: all attributes but parameters, saved buffers and modules.
+    """
+    own, theirs = _own_kinds(network, task), vars(nn.Module()).keys() | {"progress"}
+    parts = [("task", task), *network.named_modules(prefix="network")]
+    found = {}
+    for prefix, part in parts if own else ():
+        if type(part) in own:
+            values = {name: value for name, value in vars(part).items() if name not in theirs}
+            for name in getattr(part, "_non_persistent_buffers_set", ()):
+                values[name] = part._buffers[name]
+            found |= {f"{prefix}.{name}": _told(name, value) for name, value in values.items()}
+    return found
+
+
+def _told(name: str, value) -> str:
+    """What tells the value of that name apart: of a generator, where it is."""
+    if isinstance(value, random.Random | np.random.Generator | np.random.RandomState):
+        value = pickle.dumps(value)
+    elif isinstance(value, torch.Generator):
+        value = value.get_state()
+    return registry.code_of([name, value])
+
+# %% ../nbs/23_train.ipynb #7f3f8a46
+def _fingerprint(images) -> str:
+    """What tells images apart: their own fingerprint, else a hash of all images and labels."""
+    if hasattr(images, "fingerprint"):
+        return images.fingerprint
+    found = hashlib.sha256(type(images).__name__.encode())
+    for batch in images.batches(200):
+        found.update(registry.code_of(list(batch)).encode())
+    return found.hexdigest()
 
 # %% ../nbs/23_train.ipynb #17137953
 def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed: int) -> str:
@@ -641,16 +693,13 @@ def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed:
     """
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     settings = [_settings_of(part) for part in (task, *network.modules())]
-    images = [
-        None if part is None else (len(part), getattr(part, "fingerprint", type(part).__name__))
-        for part in datasets
-    ]
+    images = [None if part is None else (len(part), _fingerprint(part)) for part in datasets]
     kinds = [type(part).__qualname__ for part in (task, *network.modules())]
     trained = [part.requires_grad for part in network.parameters()]
     run = shapes, trained, settings, images, repr(recipe), int(seed)
-    # what people have written counts by its source
-    theirs = set(map(registry.code_of, {type(part) for part in (task, *network.modules())})) - {""}
-    run += (sorted(theirs), _held_by(task)) if theirs else ()
+    # what people have written counts by its source, and by all that it holds
+    theirs = set(_own_kinds(network, task).values())
+    run += (sorted(theirs), sorted(_held(network, task).items())) if theirs else ()
     return hashlib.sha256(repr((task.name, kinds, *run)).encode()).hexdigest()
 
 # %% ../nbs/23_train.ipynb #0e54cee2
@@ -789,6 +838,18 @@ def check_data(task, train_data, recipe: Recipe) -> tuple[torch.Tensor, torch.Te
     check_labels(task, train_data)
     return check_batch(task, train_data)
 
+# %% ../nbs/23_train.ipynb #87b37683
+def _check_held(before: dict[str, str], after: dict[str, str]) -> None:
+    """Warn of values that two images have changed, and that a checkpoint does not keep."""
+    changed = [name for name, told in after.items() if before.get(name) != told]
+    if changed:
+        warnings.warn(
+            f"{files.first_names(changed)}: changes in training, and a checkpoint does not keep it,"
+            " so a run that goes on from one may differ; keep it in a registered buffer of the"
+            " network, or draw from the generator that the task is given",
+            stacklevel=3,
+        )
+
 # %% ../nbs/23_train.ipynb #6629d5d3
 def fit(
     network: nn.Module,
@@ -812,12 +873,14 @@ def fit(
     larger than the data, for data that cannot serve the task, for weights that are not float32, for
     a task that makes no loss or score, and for the checkpoint of another run.
     """
+    held = _held(network, task) if checkpoint is not None else {}
     two = check_data(task, train_data, recipe)
     check_labels(task, test_data)
     check_network(network)
     check_outputs(network.eval(), task, *two)
     check_seed("seed", seed)
     if checkpoint is not None:
+        _check_held(held, _held(network, task))
         checkpoint = files.path_of(checkpoint)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         data = train_data, test_data

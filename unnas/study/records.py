@@ -64,11 +64,10 @@ def task_of(spec: Spec | SearchSpec, images) -> tasks.Task:
 # %% ../../nbs/28_study.records.ipynb #5a46ed1c
 def network_of(spec: Spec | SearchSpec, task: tasks.Task) -> torch.nn.Module:
     """The network of a training, or the supernet of a search, with the weights of the spec's seed.
-    PyTorch's own generators stay as they are.
+    The global generators stay as they are.
     """
     shape = dict(stem=spec.stem, width=spec.width, depth=spec.depth)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(train.derive_seed(spec.seed, "weights"))
+    with train.seeded(train.derive_seed(spec.seed, "weights")):
         if isinstance(spec, SearchSpec):
             shape |= search.supernet_options(spec.recipe)
             if spec.partial_channels > 1:
