@@ -95,7 +95,7 @@ def test_that_counting_changes_nothing():
     norm = next(layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d))
     norm.forward = type(norm).forward.__get__(norm)  # as somebody may have put there
     complexity.count(model, (3, 16, 16)), complexity.paper_flops(model, (3, 16, 16))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="expected input"):
         complexity.count(model, (5, 16, 16))  # of five channels
     assert [layer.training for layer in model.modules()] == modes
     assert not any(layer._forward_hooks for layer in model.modules())
@@ -140,6 +140,26 @@ def test_a_shape_that_is_none_is_refused_in_one_sentence(shape):
     with pytest.raises(ValueError, match="input_shape=.*: must be .*whole numbers") as error:
         complexity.check_shape(shape)
     assert repr(shape) in str(error.value)
+
+
+def test_a_shape_that_the_network_does_not_take_is_told():
+    (genotype,) = darts.sample(1, seed=0)
+    size = dict(stem="cifar", width=4, depth=3)
+    rotation, jigsaw = (
+        darts.build(genotype, task, **size) for task in (tasks.rotation(), tasks.jigsaw(grid=3))
+    )
+    for counted in (complexity.count, complexity.paper_flops):
+        with pytest.raises(
+            ValueError, match=r"\(4, 3, 32, 32\): gives 4 answers .* as in \(3, 32, 32\)"
+        ):
+            counted(rotation, (4, 3, 32, 32))
+        with pytest.raises(ValueError, match=r"input_shape=\(32, 32, 3\): does not pass through"):
+            counted(rotation, (32, 32, 3))
+        with pytest.raises(
+            ValueError, match="does not pass through this model .* without the batch"
+        ):
+            counted(jigsaw, (3, 32, 32))
+    assert complexity.count(jigsaw, (9, 3, 16, 16))[0] > 0
 
 
 def test_a_shape_may_have_numbers_of_numpy():

@@ -9,7 +9,7 @@ __all__ = ['parameters', 'check_shape', 'count', 'paper_flops']
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -111,6 +111,15 @@ def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]
                 layer.training = mode
 
 # %% ../nbs/01_complexity.ipynb #30416727
+def _check_one(shape: tuple[int, ...], answers) -> None:
+    """Raise ValueError where one input of four sizes gives several `answers`: it is a batch."""
+    if len(shape) == 4 and isinstance(answers, torch.Tensor) and len(answers) != 1:
+        raise ValueError(
+            f"input_shape={shape}: gives {len(answers)} answers for one input; leave out the batch,"
+            f" as in {shape[1:]}"
+        )
+
+
 @torch.no_grad()
 def _pass(
     model: nn.Module, shape: tuple[int, ...], hook: Callable | None = None, real: bool = False
@@ -123,7 +132,7 @@ def _pass(
     kind = like.dtype
     if real:
         with _looked_at(model, hook):
-            model(torch.zeros(1, *shape, dtype=kind, device=like.device))
+            _check_one(shape, model(torch.zeros(1, *shape, dtype=kind, device=like.device)))
         return
     empty, tensors = {}, {}
     for prefix, layer in model.named_modules():
@@ -133,7 +142,7 @@ def _pass(
                 tensors[f"{prefix}.{name}".lstrip(".")] = own
     inputs = torch.empty(1, *shape, dtype=kind, device="meta")
     with _looked_at(model, hook):
-        functional_call(model, tensors, inputs, tie_weights=False)
+        _check_one(shape, functional_call(model, tensors, inputs, tie_weights=False))
 
 # %% ../nbs/01_complexity.ipynb #88ceff44
 # the products that PyTorch's counter leaves out, in its FLOPs: two for each multiply-add
@@ -146,14 +155,20 @@ _PRODUCTS = {
 }
 
 # %% ../nbs/01_complexity.ipynb #dbd9a576
-def _counted(flops: Callable[[bool], int]) -> int:
+def _counted(flops: Callable[[bool], int], shape: tuple[int, ...]) -> int:
     """What `flops(real)` counts of an input without memory, or of a real one where that does not
-    pass.
+    pass. Raises ValueError for a `shape` with which neither does.
     """
-    try:
+    with suppress(Exception):  # of whatever a network does with its input, such as numpy()
         return flops(False)
-    except Exception:  # of whatever a network does with its input, such as numpy()
+    try:
         return flops(True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"input_shape={shape}: does not pass through this model ({reason}); pass the shape of"
+            " one of its inputs, without the batch"
+        ) from error
 
 # %% ../nbs/01_complexity.ipynb #d0ebb085
 def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
@@ -163,8 +178,9 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
     those of convolutions and matrix products; biases, normalization, activations and pooling are
     not multiply-adds. An auxiliary head runs in training only, so it counts in neither number;
     other parameters count whether the pass uses them or not.
-    Raises ValueError for an `input_shape` of another length or of other than whole numbers, and for
-    a `model` that is no module, TorchScript, or of layers whose shape is still open.
+    Raises ValueError for an `input_shape` of another length or of other than whole numbers, or that
+    the model does not take, and for a `model` that is no module, TorchScript, or of layers whose
+    shape is still open.
     """
     model, shape = _plain(model), check_shape(input_shape)
 
@@ -175,7 +191,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
 
     auxiliary = getattr(model, "auxiliary_head", None)
     unused = parameters(auxiliary) if isinstance(auxiliary, nn.Module) else 0
-    return _counted(flops) // 2, parameters(model) - unused
+    return _counted(flops, shape) // 2, parameters(model) - unused
 
 # %% ../nbs/01_complexity.ipynb #a85b3f16
 def _padding(layer: nn.Conv2d) -> list[int]:
@@ -240,7 +256,7 @@ def paper_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
         _pass(model, shape, add, real)
         return sum(found)
 
-    total = _counted(flops)
+    total = _counted(flops, shape)
     if unknown:
         warnings.warn(
             f"model: {', '.join(sorted(unknown))} of it count nothing: the paper's tables have"
