@@ -493,7 +493,7 @@ def test_what_is_said_first_of_a_table(tmp_path, monkeypatch):
         "**Better than random architectures of the same budget**, after Holm's correction for 3"
         " groups: c (+3.0 points"
     )
-    assert "[+1.0, +5.0]; 1 of 2 may have collapsed). Worse: b (-3.0" in said
+    assert "[+1.0, +5.0]; 1 of 2 may have collapsed).\n\n- Worse: b (-3.0" in said
     assert "groups have 10.0 to 13.0 on average, the random ones 12.0" in said
     table.assign(p_holm=0.06).to_csv(tmp_path / "figures/laptop/table1_groups.csv")
     said = tables.in_short("table1")

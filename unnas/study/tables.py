@@ -517,25 +517,20 @@ def in_short(name: str) -> Prose:
             "**Better than random architectures of the same budget**, after Holm's correction for"
             f" {len(groups)} groups: {named(better)}."
         )
-    if len(worse):
-        said += f" Worse: {named(worse)}."
-    if len(alone):
-        said += (
-            " Different by their own intervals, but not after Holm's correction for"
-            f" {len(groups)} groups: {named(alone)}."
-        )
-    if len(rest):
-        said += f" Not known to be better or worse: {named(rest)}."
-    if len(single):
-        said += (
-            " Single architectures, from which nothing follows for others that are found in the"
-            f" same way: {named(single)}."
-        )
+    listed = {
+        "Worse": worse,
+        "Different by their own intervals, but not after Holm's correction for"
+        f" {len(groups)} groups": alone,
+        "Not known to be better or worse": rest,
+        "Single architectures, from which nothing follows for others that are found in the same"
+        " way": single,
+    }
+    rows = "\n".join(f"- {title}: {named(own)}." for title, own in listed.items() if len(own))
     return Prose(
-        f"{said} These are differences to the mean of random ones, with 95% intervals that are not"
-        f" corrected for their number. The budget is met in steps of two channels: groups have"
-        f" {groups['width'].min():.1f} to {groups['width'].max():.1f} on average, the random ones"
-        f" {groups['against_width'].iloc[0]:.1f}, and part of a difference may be that."
+        f"{said}\n\n{rows}\n\nThese are differences to the mean of random ones, with 95% intervals"
+        " that are not corrected for their number. The budget is met in steps of two channels:"
+        f" groups have {groups['width'].min():.1f} to {groups['width'].max():.1f} on average, the"
+        f" random ones {groups['against_width'].iloc[0]:.1f}, and part of a difference may be that."
     )
 
 # %% ../../nbs/34_study.tables.ipynb #6df3148f
