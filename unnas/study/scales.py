@@ -452,7 +452,7 @@ SEARCHES = {
         held_out=0.1,
         seeds=3,
         **_MOVING,
-        description="small supernets, images of 16 x 16 pixels, street scenes in crops of 96",
+        description="small supernets; CIFAR-10 at 16 x 16 pixels, street scenes in crops of 96",
     ),
     "former": _small_searches(
         "cifar10",
