@@ -137,3 +137,12 @@ def test_depthwise_layers(kernel, dilation, stride, size):
 def test_normalization_layers(affine, training):
     layer = BatchNorm(4, affine=affine).double().train(training)
     torch.testing.assert_close(*both(layer, last(random(3, 4, 5, 7) + 2)))
+
+
+def test_running_statistics_that_are_not_tracked_stay():
+    layer = BatchNorm(4).double()
+    layer.track_running_stats = False
+    before = layer.running_mean.clone(), layer.running_var.clone()
+    layer(last(random(3, 4, 5, 7) + 2))
+    assert layer.num_batches_tracked == 0
+    torch.testing.assert_close((layer.running_mean, layer.running_var), before)

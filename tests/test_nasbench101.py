@@ -841,7 +841,8 @@ def test_rows_of_the_cells_that_are_asked_for(tmp_path, by_hash, name):
         else table(tmp_path / name, TEST_HEADER, *drawings)
     )
     asked = [lacking[0], known[4], renumberings(known[2])[-1], known[0], lacking[1], known[4]]
-    frame = nasbench101.accuracies(path, asked)
+    with pytest.warns(UserWarning, match="path=.*: 2 of 6 cells are not in the file"):
+        frame = nasbench101.accuracies(path, asked)
     assert (
         list(frame.index) == [cell.hash() for cell in asked]
         and frame.shape == (6, 1)
@@ -988,7 +989,7 @@ def test_missing_values(tmp_path, missing):
 
 
 def test_rows_of_a_cell_are_runs(tmp_path):
-    with pytest.warns(UserWarning, match="averaged: 3"):
+    with pytest.warns(UserWarning, match="averaged: 3; runs of a cell: 1 to 3"):
         frame = accuracies_of(
             tmp_path / "t.csv",
             f"hash,seed,acc\n{B},0,0.7\n{A},0,0.9\n{A},1,0.92\n{A.upper()},2,0.94\n",
@@ -996,6 +997,49 @@ def test_rows_of_a_cell_are_runs(tmp_path):
     assert list(frame.index) == [B, A] and list(frame) == ["acc", "acc_sd"]
     assert frame.loc[A].to_dict() == pytest.approx(dict(acc=92, acc_sd=2))
     assert frame.loc[B, "acc"] == 70 and np.isnan(frame.loc[B, "acc_sd"])
+
+
+@pytest.mark.parametrize(
+    "column, values",
+    [("dataset", ("cifar10", "cifar100")), ("split", ("valid", "test")), ("lr", ("0.1", "0.01"))],
+)
+def test_rows_of_other_images_or_settings_are_no_runs_of_a_cell(tmp_path, column, values):
+    def text(*values):
+        rows = (f"{cell},{value},0.{8 + i}" for cell in (A, B) for i, value in enumerate(values))
+        return "\n".join([f"hash,{column},accuracy", *rows, ""])
+
+    told = rf"column '{column}' tells the rows of a cell apart \({', '.join(values)}\); keep the"
+    with pytest.raises(ValueError, match=told):
+        accuracies_of(tmp_path / "t.csv", text(*values))
+    with pytest.warns(UserWarning, match="averaged: 4"):  # of one kind
+        accuracies_of(tmp_path / "t.csv", text(values[0], values[0]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"# from a paper\n#\nhash,acc\n{A},93\n",
+        f"hash | acc\n{A} | 93\n",
+        f"hash|acc|cost\n{A}|93|5\n",
+        f"hash,acc,lr,testError,n\xe9\n{A},93,1,7,x\n".encode("latin-1"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*columns left out")
+def test_remarks_bars_and_other_encodings_are_read(tmp_path, content):
+    frame = accuracies_of(tmp_path / "t.csv", content)
+    assert list(frame) == ["acc"] and frame.loc[A, "acc"] == 93
+
+
+@pytest.mark.parametrize("column", ["ep", "trained_epochs", "trainEpochs"])
+def test_budgets_have_several_names(tmp_path, column):
+    frame = accuracies_of(tmp_path / "t.csv", f"hash,{column},test\n{A},4,51\n{A},108,93\n")
+    assert frame.loc[A].to_dict() == dict(test4=51, test108=93)
+
+
+def test_hashes_in_place_of_cells_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text(f"hash,acc\n{A},93\n")
+    with pytest.raises(ValueError, match="cells: one of them='.*': must be a Cell"):
+        nasbench101.accuracies(tmp_path / "t.csv", cells=[A])
 
 
 @pytest.mark.parametrize(

@@ -999,6 +999,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x):
         usual = self.momentum is not None and self.running_mean is not None
+        usual = usual and self.track_running_stats
         fast = self.training and usual and active(x)
         if not (fast and x.is_contiguous(memory_format=torch.channels_last)):
             return super().forward(x)

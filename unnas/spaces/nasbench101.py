@@ -32,7 +32,7 @@ from .. import files, plots
 from ..fast import gpu, kernels
 from ..fast.kernels import AsBuilt
 from ..ops import check_stem
-from .accuracies import no_table, published, read_text, runs_of
+from .accuracies import no_table, published, read_text, rows_of, runs_of
 from ..tasks import apply_head, check_task
 
 # %% ../../nbs/20_spaces.nasbench101.ipynb #ebe4f386
@@ -861,7 +861,10 @@ def accuracies(path: str | Path, cells: Sequence[Cell] | None = None) -> pd.Data
     out or is missing. Raises FileNotFoundError, or ValueError, with row and column, for a file or a
     value that cannot be read.
     """
-    table = published(path, functools.partial(_runs, cells=cells), *_TABLE)
     if cells is None:
-        return table
-    return table.reindex(pd.Index([cell.hash() for cell in cells], name="hash"))
+        return published(path, functools.partial(_runs, cells=None), *_TABLE)
+    cells = list(cells)
+    for cell in cells:
+        files.check_kind("cells: one of them", cell, Cell)
+    table = published(path, functools.partial(_runs, cells=cells), *_TABLE)
+    return rows_of(table, (cell.hash() for cell in cells), path)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .. import files, ops, plots
-from .accuracies import no_table, published, read_text, runs_of
+from .accuracies import no_table, published, read_text, rows_of, runs_of
 from .nasbench101 import Network
 from ..tasks import check_task
 
@@ -377,4 +377,4 @@ def accuracies(path: str | Path, cells: Sequence[Cell] | None = None) -> pd.Data
     table = published(path, _runs, *_TABLE)
     if cells is None:
         return table
-    return table.reindex(pd.Index(list(map(str, cells)), name="cell"))
+    return rows_of(table, map(str, cells), path)
