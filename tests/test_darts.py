@@ -257,6 +257,7 @@ def test_the_literal_is_read_back_and_is_python(genotype):
         ("[[a", "not YAML .line 1, column"),
         ({}, "lacks normal"),
         ([], "is no genotype"),
+        (" ", "the text is empty; a genotype has"),
         (None, "None is no genotype"),
         (3.5, "3.5 is no genotype"),
         ({"NAS": {"CUSTOM_GENOTYPE": []}}, "NAS: CUSTOM_GENOTYPE: .. is no genotype"),
@@ -517,3 +518,17 @@ def test_that_cells_follow_each_other(reductions):
         assert place == (tuple(given[-2:]), channels, place.reduction, before)
         given.append(channels * (3 if place.reduction else 4))
         before = place.reduction
+
+
+def test_weights_of_pairs_and_sums_in_ranges_are_read():
+    genotype = darts.sample(1, seed=0)[0]
+    fields = genotype.to_dict() | dict(normal_concat=range(2, 6), reduce_concat=range(2, 6))
+    weighed = {
+        cell: [[(*pair, 0.5) for pair in fields[cell][i : i + 2]] for i in range(0, 8, 2)]
+        for cell in ("normal", "reduce")
+    }
+    expected = darts.Genotype.from_dict(fields)
+    assert darts.Genotype.from_dict(fields | weighed) == expected
+    words = ", ".join(f"{name}={value!r}" for name, value in (fields | weighed).items())
+    text = f"Genotype({words})".replace("range(2, 6)", "range(2, 2+4)")
+    assert "2+4" in text and darts.Genotype.parse(text) == expected

@@ -4,10 +4,12 @@ import json
 from dataclasses import dataclass, replace
 
 import cloudpickle
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from unnas import registry, spaces, tasks
+from unnas import registry, spaces, study, tasks
 from unnas.spaces import SPACES, Space, darts, nasbench101, nasbench201, setting_of
 
 
@@ -142,3 +144,55 @@ def test_a_space_travels_to_workers():
     del SPACES._things["rows"]
     registry.restore(cloudpickle.loads(message))
     assert SPACES["rows"].like == "darts" and SPACES["rows"].sample(1, 0) == [Row(1)]
+
+
+class Net(nn.Module):
+    """A network whose `forward` gives what `answer` makes of its logits."""
+
+    def __init__(self, outputs, answer):
+        super().__init__()
+        self.layer, self.answer = nn.Linear(3, outputs) if outputs else None, answer
+
+    def forward(self, x):
+        return self.answer(self.layer(x.mean((2, 3))) if self.layer else x.mean((2, 3)))
+
+
+def built(outputs=4, answer=lambda logits: logits):
+    return lambda row, task, **size: Net(outputs, answer)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (dict(sample=lambda n, seed: [Row({i}) for i in range(n)]), "to_dict.. of .* is no JSON"),
+        (dict(sample=lambda n, seed: [Row(np.nan)] * n), "to_dict.. of .* is no JSON"),
+        (dict(sample=lambda n, seed: [*range(n)]), "to_dict.. of 0 fails or is no JSON"),
+        (dict(from_dict=lambda fields: Row(1)), "of Row.layers=2. becomes another architecture"),
+        (dict(from_dict=lambda fields: 1 / 0), "cannot be read by from_dict .ZeroDivisionError"),
+        (dict(build=lambda row, task, **size: None), "build.. returns a NoneType; it must return"),
+        (dict(build=lambda row, task, **size: (Net(4, id),)), "build.. returns a tuple; it must"),
+        (dict(build=built(7)), "outputs of shape .8, 7., and task 'rot' needs 4 channels"),
+        (dict(build=built(3)), "outputs of shape .8, 3., and task 'rot' needs 4 channels"),
+        (dict(build=built(0)), "network: has no parameters"),
+        (dict(build=built(4, lambda logits: [logits])), "network: forward.. returns a list"),
+        (dict(build=lambda *own, **size: Net(4, id).half()), "layer.weight is torch.float16"),
+    ],
+)
+def test_a_space_that_cannot_be_trained_is_refused_in_one_sentence(change, reason):
+    rows = Space(sample_rows, built(), read_row, like="darts")
+
+    def listed(space):
+        spaces.register("rows", space)
+        grid = study.grid("fig2", "smoke")
+        return study.specs_of(grid, architectures=2, spaces=["rows"], tasks=["rot"])
+
+    assert len(listed(replace(rows, sample=lambda n, seed: map(Row, np.arange(1, n + 1))))) == 2
+    del SPACES._things["rows"]
+    with pytest.raises(ValueError, match=reason):
+        listed(replace(rows, **change))
+
+
+def test_what_is_no_space_is_refused():
+    for wrong in (3, Space):
+        with pytest.raises(ValueError, match="space=.*: must be a Space"):
+            spaces.register("zz", wrong)

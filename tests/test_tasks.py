@@ -2,6 +2,7 @@
 
 import itertools
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -1234,6 +1235,14 @@ def test_what_is_registered_has_a_name_and_can_be_called():
     for name in (None, "", 3):
         with pytest.raises(ValueError, match=f"name={name!r}: must be a text"):
             tasks.register(name, tasks.rotation)
+
+    @dataclass
+    class Factory:
+        def __call__(self, style="cifar"):
+            return tasks.rotation(style)
+
+    with pytest.raises(ValueError, match="factory=.*: cannot be hashed; make it a dataclass.froz"):
+        tasks.register("mine", Factory())
     with pytest.raises(ValueError, match="factory='text': cannot be called"):
         tasks.register("mine", "text")
 

@@ -740,9 +740,11 @@ def check_labels(task, train_data) -> None:
 
 # %% ../nbs/23_train.ipynb #a7aea7b6
 def check_network(network: nn.Module) -> None:
-    """Raise ValueError for a network that cannot be trained: its weights are not float32, or made
-    within `torch.inference_mode()`.
+    """Raise ValueError for a network that cannot be trained: it has no weights, or they are not
+    float32, or made within `torch.inference_mode()`.
     """
+    if next(network.parameters(), None) is None:
+        raise ValueError("network: has no parameters, so there is nothing to train")
     for name, parameter in network.named_parameters():
         if parameter.dtype != torch.float32:
             raise ValueError(
@@ -796,6 +798,10 @@ def check_outputs(network: nn.Module, task, inputs: torch.Tensor, targets: torch
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         outputs = network(inputs.to(device))
     outputs = outputs[0] if isinstance(outputs, tuple) else outputs  # with an auxiliary head
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(
+            f"network: forward() returns a {type(outputs).__name__}; it must return one tensor"
+        )
     outputs, targets = outputs.float().requires_grad_(), targets.to(device)
     about = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
     part, metric = "loss", task.metric()

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from .. import plots
-from ..files import encoding_of, first_names, progress_bar
+from ..files import check_kind, encoding_of, first_names, progress_bar
 from ..registry import Registry
 from . import darts, nasbench101, nasbench201
 
@@ -85,8 +85,9 @@ SPACES = Registry(
 def register(name: str, space: Space) -> None:
     """Make `space` known as `name`, which is also its title if it has none.
 
-    Raises ValueError if the name belongs to another space.
+    Raises ValueError if the name belongs to another space, and for what is no `Space`.
     """
+    check_kind("space", space, Space)
     SPACES.register(name, replace(space, title=space.title or name))
     plots.SPACE_TITLES[name] = SPACES[name].title
 

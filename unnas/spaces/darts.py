@@ -154,6 +154,8 @@ def _checked_pairs(cell: str, pairs) -> tuple[tuple[str, int], ...]:
     for slot, pair in enumerate(pairs):
         where, last = f"{cell}[{slot}]", slot // 2 + 1
         pair = _items(where, pair, "two, (operation, input)")
+        if len(pair) == 3 and isinstance(pair[2], float):  # its weight, as in GDAS
+            pair = pair[:2]
         if len(pair) != 2:
             raise ValueError(f"{where}={reprlib.repr(pair)}: must be a pair (operation, input)")
         op, source = _NAMES.get(_letters(str(pair[0])[:40])), _state(pair[1])
@@ -219,6 +221,10 @@ def _literal(node: ast.expr):
         case ast.Dict() if None not in node.keys:
             keys = [_literal(key) for key in node.keys]
             return dict(zip(map(str, keys), map(_literal, node.values)))
+        case ast.BinOp(
+            left=ast.Constant(value=int(one)), op=ast.Add(), right=ast.Constant(value=int(other))
+        ):
+            return one + other
         case ast.Call():
             return _called(node)
     raise ValueError(f"has {ast.unparse(node)[:40]!r}, which is nothing that a genotype has")
@@ -282,6 +288,8 @@ def _from_yaml(text: str):
 # %% ../../nbs/18_spaces.darts.ipynb #434239a0
 def _fields_of_text(text: str, depth: int) -> dict:
     """The four fields of the genotype in a text; ValueError if there is none."""
+    if not text.strip():
+        raise ValueError(f"the text is empty; {_NO_GENOTYPE}")
     if len(text) > _LONGEST_TEXT:
         raise ValueError(f"has {len(text)} characters, which is too long for a genotype")
     found = {Genotype(**_fields_of(_evaluated(part), depth + 1)) for part in _literals(text)}

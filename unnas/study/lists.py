@@ -10,12 +10,16 @@ __all__ = ['specs_of', 'published_at', 'check_computable', 'recorded', 'shorter'
 import os
 import random
 import re
+import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from .. import search, tasks, train
 from ..data import DATASETS
@@ -27,10 +31,20 @@ from unnas.files import (
     check_seed,
     path_of,
 )
+from ..registry import Registry
 from ..spaces import SPACES, darts, published, setting_of
 from .records import Store, network_of, task_of
 from .scales import SEARCHES, Evaluation, Grid, Searches, Setting
-from .specs import Data, SearchSpec, Spec, at_hand, canonical_hash, check_specs, load
+from unnas.study.specs import (
+    Data,
+    SearchSpec,
+    Spec,
+    at_hand,
+    canonical_hash,
+    check_specs,
+    load,
+    plain,
+)
 
 # %% ../../nbs/31_study.lists.ipynb #8d322488
 def specs_of(
@@ -115,6 +129,31 @@ def published_at(architectures: int | str | Path, number: int) -> tuple[int, Pat
         )
     return int(some[1]) if some else number, path
 
+# %% ../../nbs/31_study.lists.ipynb #a6dec49d
+def _told(space: str, architecture) -> str:
+    """What tells an architecture that was drawn from a space apart. Raises ValueError for one that
+    a spec cannot have.
+    """
+    about = f"space={space!r}: to_dict() of {reprlib.repr(architecture)}"
+    try:
+        fields = plain(architecture.to_dict())
+        told = canonical_hash(fields)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{about} fails or is no JSON ({error}); it must give a dictionary of numbers, texts"
+            " and lists"
+        ) from error
+    if SPACES.code_of(space):  # of a person's own
+        try:
+            back = canonical_hash(plain(SPACES[space].from_dict(fields).to_dict()))
+        except Exception as error:
+            raise ValueError(f"{about} cannot be read by from_dict ({error!r})") from error
+        if back != told:
+            raise ValueError(
+                f"{about} becomes another architecture by from_dict, which must be the inverse"
+            )
+    return told
+
 # %% ../../nbs/31_study.lists.ipynb #f17c4ecb
 def _architectures(space: str, number: int, place: Path | None, seed: int) -> list[tuple[str, Any]]:
     """That many architectures of a space, each with its name: random ones, which have none, or
@@ -122,7 +161,7 @@ def _architectures(space: str, number: int, place: Path | None, seed: int) -> li
     """
     if place is None:
         drawn = list(SPACES[space].sample(number, seed))
-        names = {canonical_hash(architecture.to_dict()) for architecture in drawn}
+        names = {_told(space, architecture) for architecture in drawn}
         if (len(drawn), len(names)) != (number, number):
             raise ValueError(
                 f"space={space!r}: sample({number}, {seed}) gave {len(drawn)} architectures,"
@@ -250,7 +289,34 @@ def _try(spec: Spec, root: str | None) -> None:
         return  # its record has been released
     train_data, task = images[0], task_of(spec, images[0])
     two = train.check_data(task, train_data, spec.recipe)
-    train.check_outputs(network_of(spec, task), task, *two)
+    network = network_of(spec, task)
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"space={spec.space!r}: build() returns a {type(network).__name__}; it must return a"
+            " torch.nn.Module"
+        )
+    train.check_network(network)
+    _check_channels(spec, network, task, two[0])
+    train.check_outputs(network, task, *two)
+
+# %% ../../nbs/31_study.lists.ipynb #4d8423f4
+@torch.no_grad()
+def _check_channels(spec: Spec, network: nn.Module, task, inputs: torch.Tensor) -> None:
+    """Raise ValueError where the networks of a person's own space have other outputs than a task of
+    this package.
+    """
+    if not SPACES.code_of(spec.space) or Registry.known["task"].code_of(spec.task):
+        return
+    with torch.random.fork_rng(devices=[]):
+        outputs = network.eval()(inputs)
+    if not isinstance(outputs, torch.Tensor):
+        return  # which is refused with any task
+    shape = tuple(outputs.shape)
+    if len(shape) < 2 or shape[1] != task.num_outputs:
+        raise ValueError(
+            f"space={spec.space!r}: networks give outputs of shape {shape}, and task"
+            f" {spec.task!r} needs {task.num_outputs} channels; build them with task.head"
+        )
 
 # %% ../../nbs/31_study.lists.ipynb #4e6d5881
 def _released_images(store: Store, former: bool) -> dict[Data, Data]:

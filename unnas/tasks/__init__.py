@@ -869,6 +869,13 @@ def register(name: str, factory: Callable[..., Task]) -> None:
         raise ValueError(
             f"factory={factory!r}: cannot be called; pass a class of tasks, or a function"
         )
+    try:
+        hash(factory)
+    except TypeError:
+        raise ValueError(
+            f"factory={factory!r}: cannot be hashed; make it a dataclass(frozen=True), or pass a"
+            " function"
+        ) from None
     _TASKS.register(name, factory)
 
 # %% ../../nbs/17_tasks.ipynb #57208e14
