@@ -257,7 +257,7 @@ def test_the_literal_is_read_back_and_is_python(genotype):
         ("[[a", "not YAML .line 1, column"),
         ({}, "lacks normal"),
         ([], "is no genotype"),
-        (" ", "the text is empty; a genotype has"),
+        (" ", "no genotype in it, for it is empty; a genotype has"),
         (None, "None is no genotype"),
         (3.5, "3.5 is no genotype"),
         ({"NAS": {"CUSTOM_GENOTYPE": []}}, "NAS: CUSTOM_GENOTYPE: .. is no genotype"),

@@ -270,7 +270,14 @@ def theirs() -> list[ModuleType]:
     return [module for module in modules.values() if _counts(module, set())]
 
 # %% ../nbs/04_registry.ipynb #5692d2af
-_NAME = r"(?=.*\S)[^/\\,\x00-\x1f\x7f]{1,100}"
+def _check_name(name, kind: str) -> None:
+    """Raise ValueError for what is no name that files and lists can have."""
+    known = r"(?=.*\S)[^/\\,\x00-\x1f\x7f]{1,100}"
+    if not isinstance(name, str) or not re.fullmatch(known, name):
+        raise ValueError(
+            f"name={name!r}: must be a text of at most 100 characters, without slashes, commas and"
+            f" line breaks; choose a name for the {kind}"
+        )
 
 # %% ../nbs/04_registry.ipynb #f3f42eeb
 class Registry(Mapping):
@@ -292,11 +299,7 @@ class Registry(Mapping):
 
         Raises ValueError if the name belongs to another, or is none that files and lists can have.
         """
-        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-            raise ValueError(
-                f"name={name!r}: must be a text of at most 100 characters, without slashes, commas"
-                f" and line breaks; choose a name for the {self.kind}"
-            )
+        _check_name(name, self.kind)
         if name in self and _origin(self._things[name]) != _origin(thing):
             raise ValueError(
                 f"{self.kind}={name!r}: already registered for {self._things[name]}; choose another"
@@ -312,8 +315,8 @@ class Registry(Mapping):
         return self._codes.get(name, "")
 
     def check_unchanged(self, name: str) -> None:
-        """Raise ValueError where what was registered here by that name uses other values by now,
-        such as a constant that was set anew.
+        """Raise ValueError where what has that name uses other values than when it was registered
+        here.
         """
         if name in self._loaded and self._loaded[name] != _loaded(self._things[name]):
             raise ValueError(

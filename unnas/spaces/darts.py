@@ -289,7 +289,7 @@ def _from_yaml(text: str):
 def _fields_of_text(text: str, depth: int) -> dict:
     """The four fields of the genotype in a text; ValueError if there is none."""
     if not text.strip():
-        raise ValueError(f"the text is empty; {_NO_GENOTYPE}")
+        raise ValueError(f"has no genotype in it, for it is empty; {_NO_GENOTYPE}")
     if len(text) > _LONGEST_TEXT:
         raise ValueError(f"has {len(text)} characters, which is too long for a genotype")
     found = {Genotype(**_fields_of(_evaluated(part), depth + 1)) for part in _literals(text)}
