@@ -1917,7 +1917,7 @@ def test_ids_become_train_ids_by_the_official_table():
     assert (
         image_files.to_train_ids(np.arange(34, dtype=np.uint8), "labelIds", "").tolist() == OFFICIAL
     )
-    # the licence plate, -1
+    # the license plate, -1
     assert image_files.to_train_ids(np.array([255], np.uint8), "labelIds", "").tolist() == [255]
     assert image_files.to_train_ids(
         np.array([0, 18, 255], np.uint8), "labelTrainIds", ""

@@ -339,7 +339,7 @@ def chi2_p(observed, shares):
 @pytest.mark.long
 def test_sample_is_uniform(small):
     """Over numbers of vertices; and, among small cells, over the number of drawings that a cell
-    has, which a naive sample would favour.
+    has, which a naive sample would favor.
     """
     drawings = {cell.hash(): len(set(renumberings(cell))) for cell in small}
     cells = [cell for seed in range(3) for cell in sample(25_000, seed)]

@@ -516,7 +516,7 @@ def test_a_task_without_any_run_counts_as_not_confirmed():
 
 
 def test_random_labels_are_guessed_at_chance():
-    """By the networks of the released runs, after their training: nothing can be learnt of the
+    """By the networks of the released runs, after their training: nothing can be learned of the
     classes of other images.
     """
     records = [
@@ -526,7 +526,7 @@ def test_random_labels_are_guessed_at_chance():
     final = [record["result"]["final"] for record in records if record["spec"]["task"] == "rnd"]
     assert len(final) >= 6 and abs(np.mean(final) - 10) < 3
     loss = [record["result"]["loss"] for record in records if record["spec"]["task"] == "rnd"]
-    # although the training images were learnt by heart, in part
+    # although the training images were learned by heart, in part
     assert np.mean([of[-1] for of in loss]) < 2 < min(of[0] for of in loss)
 
 

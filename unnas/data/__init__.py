@@ -102,7 +102,7 @@ def _no_labels(where: str, has_maps: bool) -> NoLabels:
             f"{where}: has label maps, not one label an image; its view with_maps() yields them"
         )
     return NoLabels(
-        f"{where}: this dataset has no labels; use the labelled dataset it was made from, or a"
+        f"{where}: this dataset has no labels; use the labeled dataset it was made from, or a"
         " folder with one subfolder a class"
     )
 

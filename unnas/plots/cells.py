@@ -58,7 +58,7 @@ _NODE_KINDS = ("input", "state", "output", "op")
 def _with_operation_boxes(
     nodes: Sequence[tuple], edges: Sequence[tuple]
 ) -> tuple[dict, list[tuple]]:
-    """Give each labelled edge a box of its own: `source -> operation -> target`.
+    """Give each labeled edge a box of its own: `source -> operation -> target`.
 
     Returns `{id: (label, kind)}` and the links between ids.
     """

@@ -262,7 +262,7 @@ def draw_similarities(pairs: pd.DataFrame) -> Figure:
 
 # %% ../../nbs/38_study.cells.ipynb #a0bac4b3
 def _untrained(rng: np.random.Generator) -> Genotype:
-    """What comes out of a search that has learnt nothing."""
+    """What comes out of a search that has learned nothing."""
     size = len(darts.EDGES), len(ops.OPS)
     return search.discretize(
         {f"alpha_{cell}": rng.normal(size=size) for cell in ("normal", "reduce")}

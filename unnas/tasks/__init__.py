@@ -578,8 +578,8 @@ class random_labels(Task):
     """Random labels: the class of an image is a hash of its pixels, before augmentation (as in
     RLNAS: Zhang et al., 2021).
 
-    A control: whoever learns it has learnt the images by heart. Its accuracy on test images is that
-    of guessing; judge it by its training loss.
+    A control: whoever learns it has learned the images by heart. Its accuracy on test images is
+    that of guessing; judge it by its training loss.
     """
 
     name = "rnd"
