@@ -240,7 +240,7 @@ def compared(found: list[Found]) -> pd.DataFrame:
                 second=b.name,
                 kind=_kind(a, b),
                 collapsed=a.collapsed or b.collapsed,
-                labels=sum(tasks.class_of(own.task or "cls").labels for own in (a, b)),
+                labels=sum(bool(tasks.class_of(own.task or "cls").labels) for own in (a, b)),
             )
             | _alike(a.genotype, b.genotype)
             | _alpha_correlations(a.alphas, b.alphas)
