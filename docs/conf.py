@@ -230,13 +230,17 @@ def stacked(markdown: str) -> str:
 
 
 def shown_output(output: dict) -> dict:
-    """An output of a cell as a page shows it: what is a Markdown table alone is `stacked`, and
-    names of columns may go over the end of a line after an underscore.
+    """An output of a cell as a page shows it: Markdown tables are `stacked`, and names of columns
+    may go over the end of a line after an underscore.
     """
     data = output.get("data", {})
     markdown, table = ("".join(data.get(f"text/{kind}", "")) for kind in ("markdown", "html"))
-    if markdown.startswith("| ") and "\n\n" not in markdown.strip():
-        return output | {"data": {"text/html": stacked(markdown)}}
+    parts = markdown.strip().split("\n\n")
+    tables = [re.match(r"\| .*\n\| ---", part) for part in parts]
+    if any(tables):
+        shown = [stacked(part) if known else part for part, known in zip(parts, tables)]
+        kind = "html" if len(parts) == 1 else "markdown"
+        return output | {"data": {f"text/{kind}": "\n\n".join(shown)}}
     if "<th" not in table:
         return output
     table = re.sub(

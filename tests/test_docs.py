@@ -64,6 +64,8 @@ def test_a_markdown_table_knows_its_columns_and_long_names_may_be_broken(conf):
     assert '<td data-of="claim">C</td>' in html
     prose = {"data": {"text/markdown": ["| is no table\n", "\n", "Prose"]}}
     assert conf.shown_output(prose) == prose
+    both = {"data": {"text/markdown": f"Some words:\n\n{table}"}}
+    assert conf.shown_output(both)["data"]["text/markdown"] == f"Some words:\n\n{html}"
     pandas = {"data": {"text/html": ["<th>alpha_lr</th>\n", "<td>a_b</td>"], "text/plain": "x"}}
     shown = conf.shown_output(pandas)["data"]
     assert shown["text/html"] == "<th>alpha_<wbr>lr</th>\n<td>a_b</td>" and "text/plain" in shown

@@ -398,7 +398,7 @@ def test_what_is_left_out_missing_or_double_is_said_in_one_line(table):
         frame = accuracies(table(rows, "cell,c10,c100,params"))
     assert len(said) == 1 and str(said[0].message).endswith(
         "columns left out, because they are no accuracies: params; missing values: 2; runs of a"
-        " cell that has several, averaged: 2"
+        " cell that has several, averaged: 2; runs of a cell: 1 to 2"
     )
     assert frame.loc[MIXED, ["c10", "c10_sd", "c100"]].tolist() == [91, 2**0.5, 70]
     assert np.isnan(frame.loc[FULL, "c10"]) and len(frame) == 2

@@ -87,7 +87,8 @@ _MISSING = {"", "-", "--", "?", "na", "n/a", "nan", "<na>", "null", "none"}
 _NO_ACCURACY = re.compile(
     r"^(unnamed.*|index|idx|id|no|nr|number|run|repeat|repetition|seed|trial|fold)$"
     r"|(^|[^a-z])(std|sd|stdev|stddev|var|variance|err|error|errors|loss|losses|rank)($|[^a-z])"
-    r"|(^|[^a-z])(lr|wd|cost|costs)($|[^a-z])|vertices|edges|nodes|param|flop|macs|latency|time|hour|minute|depth|width|size|channels"
+    r"|(^|[^a-z])(lr|wd|cost|costs)($|[^a-z])"
+    r"|vertices|edges|nodes|param|flop|macs|latency|time|hour|minute|depth|width|size|channels"
 )
 _EPOCHS = re.compile(r"(num_|n_|train_|trained_)?(epochs?|ep)|budget")
 
@@ -216,9 +217,8 @@ def _long(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 # %% ../../nbs/19_spaces.accuracies.ipynb #4c65ad12
-_KINDS = (
-    20  # as many values of a column tell data sets or splits apart, and more are names of files
-)
+# as many values of a column tell data sets or splits apart, and more are names of files
+_KINDS = 20
 
 
 def _check_alike(rows: pd.DataFrame, cells: list) -> None:
