@@ -2628,6 +2628,14 @@ def test_pictures_of_labels_are_no_class_by_any_name(labels, tmp_path):
     assert folders_of(images, tmp_path) == {"images_512"}
 
 
+@pytest.mark.parametrize("kinds", ["depth rgb thermal", "input keyboard target"])
+def test_classes_that_are_called_like_pictures_of_labels_stay_classes(kinds, tmp_path):
+    laid_out(tmp_path, *(f"{kind}/{{i}}.png" for kind in kinds.split()), count=9)
+    with pytest.warns(UserWarning, match="(depth|target) are taken for classes; move them"):
+        images = data.load("imagefolder", root=tmp_path, image_size=16)
+    assert list(images.classes) == kinds.split() and len(images.labels.unique()) == 3
+
+
 def test_a_copy_follows_its_image_whatever_the_age_of_the_file(tmp_path):
     source, small = tmp_path / "source", tmp_path / "small"
     laid_out(source, "{i}.png", count=3)

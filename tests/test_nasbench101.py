@@ -1015,6 +1015,21 @@ def test_rows_of_other_images_or_settings_are_no_runs_of_a_cell(tmp_path, column
         accuracies_of(tmp_path / "t.csv", text(values[0], values[0]))
 
 
+@pytest.mark.parametrize(("column", "values"), [("host", "ab"), ("remark", ("", "again"))])
+def test_what_is_noted_of_runs_tells_no_cells_apart(tmp_path, column, values):
+    rows = [f"{cell},{value},0.{8 + i}" for cell in (A, B) for i, value in enumerate(values)]
+    with pytest.warns(UserWarning, match="averaged: 4"):
+        frame = accuracies_of(tmp_path / "t.csv", "\n".join([f"hash,{column},accuracy", *rows]))
+    assert frame.loc[A, "accuracy"] == pytest.approx(85)
+
+
+def test_a_remark_that_names_the_columns_is_their_header(tmp_path):
+    rows = f"{A},90.5\n{B},91\n"
+    for above in ("# hash,test\n", "# by us\n#hash,test\n", "# by A, B\nhash,test\n"):
+        frame = accuracies_of(tmp_path / "t.csv", above + rows)
+        assert frame["test"].to_dict() == {A: 90.5, B: 91}
+
+
 @pytest.mark.parametrize(
     "content",
     [

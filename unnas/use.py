@@ -619,7 +619,9 @@ def _probe_hits(model: export.Model, few: data.Dataset, test: data.Dataset, seed
 def _in_memory(images: data.Dataset) -> data.TensorImages:
     """The images of a data set, cropped as for a test, read once."""
     pixels = torch.cat([pixels for pixels, _ in images.batches(200)])
-    return data.TensorImages(images.name, images.split, pixels, images.labels, images.classes)
+    found = data.TensorImages(images.name, images.split, pixels, images.labels, images.classes)
+    found.ranges = getattr(images, "ranges", {})
+    return found
 
 # %% ../nbs/42_use.ipynb #0be86e9a
 def _way_hits(

@@ -692,11 +692,13 @@ def _is_of(name: str, names: frozenset) -> bool:
 
 
 def _classes_in(folder: Path) -> list[Path]:
-    """The folders of a folder that hold images; without pictures of labels beside images."""
+    """The folders of a folder that hold images; without pictures of labels, where all others are
+    called images.
+    """
     inside = [path for path in _folders(folder) if has_images(path)]
-    if any(_is_of(path.name, _IMAGES) for path in inside):
-        return [path for path in inside if not _is_of(path.name, _LABELS)]
-    return inside
+    others = [path for path in inside if not _is_of(path.name, _LABELS)]
+    images = others and all(_is_of(path.name, _IMAGES) for path in others)
+    return others if images else inside
 
 # %% ../../nbs/10_data.ipynb #9bf96bf1
 def _only(root: Path, split: str, paths: list[Path]) -> Path:
@@ -880,6 +882,13 @@ def _classes_of(
         warnings.warn(
             f"root={root}: several classes are called {first_names(alike)}, but for capitals; put"
             " their images together if they are one class",
+            stacklevel=2,
+        )
+    odd = [name for name in names if _is_of(name, _LABELS)]
+    if odd and any(_is_of(name, _IMAGES) for name in names):
+        warnings.warn(
+            f"root={root}: {first_names(odd)} are taken for classes; move them elsewhere if they"
+            " hold labels of the other images",
             stacklevel=2,
         )
     if not loose and len(known) == 2 and known[0] != known[1]:

@@ -52,6 +52,22 @@ def _unpacked(path: Path) -> BinaryIO:
     ) or path.open("rb")
 
 # %% ../../nbs/19_spaces.accuracies.ipynb #125e63c3
+def _separator(line: str) -> str:
+    """What is between the fields of a line."""
+    return next((mark for mark in "\t;,| " if mark in line), ",")
+
+
+def _is_header(lines: list[str]) -> bool:
+    """Whether the first of two lines, a remark, has the names of what the second has: as many
+    fields, with numbers among them.
+    """
+    if len(lines) < 2 or not lines[0].startswith("#"):
+        return False
+    above, below = (line.split(_separator(lines[0].lstrip("# "))) for line in lines)
+    numbers = any(re.fullmatch(r"\s*[\d.]+%?\s*", field) for field in below)
+    return numbers and len(above) == len(below) > 1
+
+
 def read_text(file: BinaryIO) -> pd.DataFrame:
     """The columns of a table as texts, without remarks above it. ValueError, or an error of pandas,
     for what is no table.
@@ -62,8 +78,9 @@ def read_text(file: BinaryIO) -> pd.DataFrame:
     lines = start.decode(encoding, "replace").splitlines()
     remarks = (not line.strip() or re.match(r"#(?!\s*[,;|\t])", line) for line in lines)
     skipped = len(list(itertools.takewhile(bool, remarks)))
+    skipped -= skipped > 0 and _is_header(lines[skipped - 1 : skipped + 1])
     header = "".join(lines[skipped : skipped + 1])
-    separator = next((mark for mark in "\t;,| " if mark in header), ",")
+    separator = _separator(header)
     # letters of other encodings, as in names of columns, stay as escapes
     with io.TextIOWrapper(file, encoding, "backslashreplace") as text:
         table = pd.read_csv(
@@ -78,7 +95,7 @@ def read_text(file: BinaryIO) -> pd.DataFrame:
         table = table.apply(lambda column: column.str.strip())
     # names of rows that have no name of their own
     table = table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
-    table.columns = [str(name).strip() for name in table]
+    table.columns = [re.sub(r"^#\s*(?=\S)", "", str(name).strip()) for name in table]
     return table.replace(",", ".", regex=True) if separator == ";" else table
 
 # %% ../../nbs/19_spaces.accuracies.ipynb #506d2b8b
@@ -219,18 +236,28 @@ def _long(frame: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/19_spaces.accuracies.ipynb #4c65ad12
 # as many values of a column tell data sets or splits apart, and more are names of files
 _KINDS = 20
+# names of columns that say of a run when, where and how it went
+_OF_RUNS = re.compile(
+    r"(^|[^a-z])(date|host|machine|node|gpu|device|note|comment|remark|status|checkpoint|ckpt|path"
+    r"|file|log|commit|user)s?($|[^a-z])"
+)
 
 
 def _check_alike(rows: pd.DataFrame, cells: list) -> None:
     """Raise ValueError where a column of texts, or of learning rates, has several values in the
     rows of a cell, which are no runs of the same thing then. `cells` are what to group `rows` by.
     """
-    for name in rows:
+    for name in (name for name in rows if not _OF_RUNS.search(_words(name))):
         words, values = _words(name), rows[name].str.strip()
         count = values.nunique()
         texts = not _NO_ACCURACY.search(words) and pd.to_numeric(values, errors="coerce").isna()
         kind = re.search(r"(^|[^a-z])(lr|wd)($|[^a-z])", words) or np.all(texts)
-        if kind and 1 < count <= _KINDS and (values.groupby(cells).nunique() > 1).any():
+        if (
+            kind
+            and values.all()
+            and 1 < count <= _KINDS
+            and (values.groupby(cells).nunique() > 1).any()
+        ):
             raise ValueError(
                 f"column {name!r} tells the rows of a cell apart"
                 f" ({files.first_names(values.unique())}); keep the rows of one, or drop the column"
