@@ -162,6 +162,18 @@ def test_a_shape_that_the_network_does_not_take_is_told():
     assert complexity.count(jigsaw, (9, 3, 16, 16))[0] > 0
 
 
+def test_a_traced_part_and_an_answer_without_sizes_are_counted():
+    traced = torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))
+    net = nn.Sequential(traced, nn.Conv2d(4, 4, 1))
+    assert complexity.count(net, (3, 8, 8)) == (36 * 3 * 9 * 4 + 36 * 16, 112 + 20)
+
+    class Mean(nn.Conv3d):
+        def forward(self, x):
+            return super().forward(x).mean()
+
+    assert complexity.count(Mean(3, 4, 3), (3, 4, 8, 8))[0] == 2 * 36 * 4 * 3 * 27
+
+
 def test_a_shape_may_have_numbers_of_numpy():
     for shape in (np.array([3, 8, 8]), [np.int64(3), 8, np.uint8(8)], torch.Size([3, 8, 8])):
         found = complexity.check_shape(shape)

@@ -714,6 +714,41 @@ def test_draws_from_global_generators_are_those_of_the_seed_and_go_on(tmp_path, 
         assert drawn == (random.random(), np.random.rand())
 
 
+class _Remembering(_Acted):
+    """A network that names its layers again, and keeps what passes leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.listed, self.grid, self._cache = [self.head], None, {}
+
+    def forward(self, x):
+        if self.grid is None:
+            self.grid = torch.arange(x.shape[-1])
+        self._cache[len(x)], self.size = 1, x.shape[-2:]
+        self.features = super().forward(x).detach()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [_Acted, _Remembering])
+def test_a_network_of_ones_own_goes_on_from_its_own_file(kind, tmp_path):
+    images = data.load("synthetic-objects", num_images=20, image_size=16).unlabeled()
+    network, path = kind(), tmp_path / "c"
+    other = (network, _Changing(None), images, images, Recipe(2, 10, 0.05))
+
+    def stop(epoch, history):
+        raise KeyboardInterrupt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(KeyboardInterrupt):
+            train.fit(*other, checkpoint=path, on_epoch=stop)
+        history = train.fit(*other, checkpoint=path)
+        assert train.fit(*other, checkpoint=path).loss == history.loss
+        # whatever its weights are at the start
+        again = train.fit(kind(), *other[1:], checkpoint=path)
+    assert len(history.loss) == 2 and again.loss == history.loss
+
+
 def test_what_a_checkpoint_does_not_keep_is_told(tmp_path):
     images = data.load("synthetic-objects", num_images=20, image_size=16).unlabeled()
     for change, path in (("counts", None), (None, tmp_path / "a"), ("counts", tmp_path / "b")):

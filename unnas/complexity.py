@@ -69,7 +69,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     tensors = [
         (part, part._version, part.clone())
         for own in owned
-        for part in (*own.values(), *own["_buffers"].values())
+        for part in (*own.values(), *own.get("_buffers", {}).values())
         if type(part) is torch.Tensor and not part.is_inference()
     ]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -113,7 +113,8 @@ def _looked_at(model: nn.Module, hook: Callable | None = None) -> Iterator[None]
 # %% ../nbs/01_complexity.ipynb #30416727
 def _check_one(shape: tuple[int, ...], answers) -> None:
     """Raise ValueError where one input of four sizes gives several `answers`: it is a batch."""
-    if len(shape) == 4 and isinstance(answers, torch.Tensor) and len(answers) != 1:
+    several = isinstance(answers, torch.Tensor) and answers.dim() and len(answers) != 1
+    if len(shape) == 4 and several:
         raise ValueError(
             f"input_shape={shape}: gives {len(answers)} answers for one input; leave out the batch,"
             f" as in {shape[1:]}"
@@ -227,8 +228,11 @@ _COUNTED = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.Embedding, ParametrizationLis
 
 
 def _unknown(layer: nn.Module) -> bool:
-    """Whether a layer has matrices of weights by which the paper's tables have nothing to count."""
-    matrices = any(part is not None and part.dim() > 1 for part in layer._parameters.values())
+    """Whether a layer has matrices of weights by which the paper's tables have nothing to count;
+    one whose first size is 1 is added or scales, as the places in a transformer.
+    """
+    weights = (part for part in layer._parameters.values() if part is not None)
+    matrices = any(part.dim() > 1 and len(part) > 1 for part in weights)
     return matrices and not isinstance(layer, _COUNTED)
 
 # %% ../nbs/01_complexity.ipynb #90354989

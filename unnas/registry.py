@@ -16,6 +16,7 @@ import random
 import re
 import sys
 import textwrap
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
@@ -208,15 +209,15 @@ def _insides(thing, rooms: set[str], read: Callable) -> tuple[str, list]:
 
 # %% ../nbs/04_registry.ipynb #ca5110ae
 def _texts(
-    thing, rooms: set[str], read: Callable, seen: Mapping[int, tuple] = {}
+    thing, rooms: set[str], read: Callable, seen: ChainMap, number: int
 ) -> Iterator[tuple[bool, str]]:
     """The texts and plain values that `thing` is made of, each once, in an order of their own, and
     whether each comes from outside of libraries.
     """
-    seen, rest = dict(seen), [thing]
+    seen, rest = seen.new_child(), [thing]  # `number` parts in all
 
     def digest(part) -> str:
-        return "\n".join(text for _, text in _texts(part, rooms, read, seen))
+        return "\n".join(text for _, text in _texts(part, rooms, read, seen, number))
 
     while rest:
         part = rest.pop()
@@ -226,7 +227,7 @@ def _texts(
             yield False, f"again {seen[id(part)][0]}"
         else:
             if type(part) is not tuple:  # equal ones may be one, or not
-                seen[id(part)] = len(seen), part
+                seen[id(part)], number = (number, part), number + 1
             parts = _group(part, digest)
             if parts is None:
                 text, parts = _insides(part, rooms, read)
@@ -241,7 +242,7 @@ def _texts(
 
 def _digest(thing, read: Callable) -> str:
     """Twenty hex digits for what `thing` is made of; "" where all is from libraries."""
-    texts = list(_texts(thing, _rooms(thing), read))
+    texts = list(_texts(thing, _rooms(thing), read, ChainMap(), 0))
     if not any(own for own, _ in texts):
         return ""
     whole = "\n".join(text for _, text in texts)
@@ -321,7 +322,7 @@ class Registry(Mapping):
         if name in self._loaded and self._loaded[name] != _loaded(self._things[name]):
             raise ValueError(
                 f"{self.kind}={name!r}: what it uses has changed since it was registered; register"
-                " it again"
+                " it again, or put what is only kept for the next time into functools.lru_cache"
             )
 
     def __getitem__(self, name: str):

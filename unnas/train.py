@@ -652,16 +652,44 @@ def _own_kinds(network: nn.Module, task) -> dict[type, str]:
     return {kind: code for kind in kinds if (code := registry.code_of(kind))}
 
 
-def _held(network: nn.Module, task) -> dict[str, str]:
-    """By name, what tells apart the values that a person's own task and modules hold and that a
-    checkpoint does not keep: all attributes but parameters, saved buffers and modules.
+# attributes that are PyTorch's, Accelerate's and this package's
+_OF_OTHERS = vars(nn.Module()).keys() | {"progress", "forward", "_original_forward"}
+_OF_OTHERS |= {"_is_accelerate_prepared"}
+
+
+def _is_kept(value) -> bool:
+    """Whether a checkpoint keeps a value: a module or a parameter, or a list or dictionary that has
+    some.
     """
-    own, theirs = _own_kinds(network, task), vars(nn.Module()).keys() | {"progress"}
-    parts = [("task", task), *network.named_modules(prefix="network")]
+    parts = value.values() if isinstance(value, dict) else value
+    parts = parts if isinstance(value, dict | list | tuple) else [value]
+    return any(isinstance(part, nn.Module | nn.Parameter) for part in parts)
+
+
+def _is_left(name: str, value, of_task: bool) -> bool:
+    """Whether a value may be what a pass has left, and says nothing of what a run computes."""
+    arrays = torch.Tensor, np.ndarray, torch.Size, type(None)
+    hidden = name[0] == "_" and isinstance(value, (*arrays, dict, list, set))
+    return hidden or (isinstance(value, arrays) and not of_task)
+
+
+def _held(network: nn.Module, task, left: bool = True) -> dict[str, str]:
+    """By name, what tells apart the values that a person's own task and modules hold and that a
+    checkpoint does not keep: all attributes but parameters, saved buffers and modules; with what a
+    pass may have `left`, or without.
+    """
+    own, parts = _own_kinds(network, task), [("task", task)]
+    parts += network.named_modules(prefix="network")
     found = {}
     for prefix, part in parts if own else ():
         if type(part) in own:
-            values = {name: value for name, value in vars(part).items() if name not in theirs}
+            values = {
+                name: value
+                for name, value in vars(part).items()
+                if name not in _OF_OTHERS
+                and (part is task or not _is_kept(value))
+                and (left or not _is_left(name, value, part is task))
+            }
             for name in getattr(part, "_non_persistent_buffers_set", ()):
                 values[name] = part._buffers[name]
             found |= {f"{prefix}.{name}": _told(name, value) for name, value in values.items()}
@@ -699,7 +727,7 @@ def default_identity(network: nn.Module, task, datasets: Iterable, recipe, seed:
     run = shapes, trained, settings, images, repr(recipe), int(seed)
     # what people have written counts by its source, and by all that it holds
     theirs = set(_own_kinds(network, task).values())
-    run += (sorted(theirs), sorted(_held(network, task).items())) if theirs else ()
+    run += (sorted(theirs), sorted(_held(network, task, left=False).items())) if theirs else ()
     return hashlib.sha256(repr((task.name, kinds, *run)).encode()).hexdigest()
 
 # %% ../nbs/23_train.ipynb #0e54cee2
@@ -845,9 +873,19 @@ def check_data(task, train_data, recipe: Recipe) -> tuple[torch.Tensor, torch.Te
     return check_batch(task, train_data)
 
 # %% ../nbs/23_train.ipynb #87b37683
-def _check_held(before: dict[str, str], after: dict[str, str]) -> None:
-    """Warn of values that two images have changed, and that a checkpoint does not keep."""
-    changed = [name for name, told in after.items() if before.get(name) != told]
+def _changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """The names of values that are others now."""
+    return [name for name, told in after.items() if before.get(name) != told]
+
+
+def _check_held(before: dict[str, str], network: nn.Module, task, train_data) -> None:
+    """Warn of values that a pass of two images has changed, and another one again, and that a
+    checkpoint does not keep.
+    """
+    now = _held(network, task)
+    if changed := _changed(before, now):  # once, as where something is made when it is needed
+        check_outputs(network, task, *check_batch(task, train_data))
+        changed = [name for name in changed if name in _changed(now, _held(network, task))]
     if changed:
         warnings.warn(
             f"{files.first_names(changed)}: changes in training, and a checkpoint does not keep it,"
@@ -886,7 +924,7 @@ def fit(
     check_outputs(network.eval(), task, *two)
     check_seed("seed", seed)
     if checkpoint is not None:
-        _check_held(held, _held(network, task))
+        _check_held(held, network, task, train_data)
         checkpoint = files.path_of(checkpoint)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         data = train_data, test_data
