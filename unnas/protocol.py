@@ -553,7 +553,7 @@ def _above(low: float, high: float, ceiling: float = float("nan")) -> str:
     least = paper.RHO_SAME_DATASET
     said = verdict.word(low, high, than=least) + _edge(low, high, least)
     if said.startswith("against") and ceiling < least:
-        said = f"out of reach (ceiling {ceiling:.3g})"
+        said = f"out of reach (ceiling {ceiling:.2f}{_edge(ceiling, ceiling, least)})"
     return f"above 0: {verdict.word(low, high)}; above {least}: {said}"
 
 # %% ../nbs/40_protocol.ipynb #b25c929c
