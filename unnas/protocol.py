@@ -520,8 +520,11 @@ _ENDS = ["rho", "low", "high"]
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    """A number with its interval."""
-    return "not computed yet" if pd.isna(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    """A number with its interval, without a -0.00."""
+    if pd.isna(value):
+        return "not computed yet"
+    value, low, high = (round(number, 2) + 0.0 for number in (value, low, high))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _of(rho: pd.DataFrame, space: str, task: str) -> pd.Series:
