@@ -780,18 +780,21 @@ def _said_of_control(found: SoFar, tests: pd.DataFrame) -> str:
     return said
 
 # %% ../nbs/40_protocol.ipynb #6863e86a
-def by_score(found: SoFar, *, resamples: int = report.RESAMPLES) -> pd.DataFrame:
-    """The pretext tasks by each score that the protocol names: a row for each space, task and
-    score, with `n` architectures, `rho` with supervised accuracy, how far two `seeds` agree (NaN
-    for one), and by how much `more` the task ranks as supervision does than random labels; ends
-    of 95% intervals are in _low and _high.
+def by_score(
+    found: SoFar,
+    scores: Iterable[str] = ("best", "final", "loss", "sum_loss"),
+    *,
+    resamples: int = report.RESAMPLES,
+) -> pd.DataFrame:
+    """The pretext tasks by each of `scores`, which the protocol names: a row for each space, task
+    and score, with `n` architectures, `rho` with supervised accuracy, how far two `seeds` agree
+    (NaN for one), and by how much `more` the task ranks as supervision does than random labels;
+    ends of 95% intervals are in _low and _high.
     """
-    rows = []
-    for (space, task), score in product(found.ranked, ("best", "final", "loss", "sum_loss")):
-        x = stats.seed_table(_scored(found, score), space, "cls")
-        y, control = (
-            _by_seed(_scored(found, score), space, name, x.index) for name in (task, "rnd")
-        )
+    rows, scored = [], {score: _scored(found, score) for score in scores}
+    for (space, task), score in product(found.ranked, scored):
+        x = stats.seed_table(scored[score], space, "cls")
+        y, control = (_by_seed(scored[score], space, name, x.index) for name in (task, "rnd"))
         row = dict(space=space, task=task, score=score, n=len(x))
         known = dict(
             rho=stats.spearman(x, y, resamples=resamples),
@@ -805,8 +808,8 @@ def by_score(found: SoFar, *, resamples: int = report.RESAMPLES) -> pd.DataFrame
 # %% ../nbs/40_protocol.ipynb #0b3d0961
 def _said_of_losses(found: SoFar) -> str:
     """What the DARTS tasks say by their training losses, by which random labels are judged."""
-    table = by_score(found)
-    own = table[(table["space"] == "darts") & (table["score"] == "loss")]
+    table = by_score(found, ["loss"])
+    own = table[table["space"] == "darts"]
     parts = [
         f"{plots.TASK_TITLES[row.task].lower()} has {_interval(row.rho, row.rho_low, row.rho_high)}"
         f" ({_interval(row.more, row.more_low, row.more_high)} more than random labels)"
@@ -924,13 +927,13 @@ def _criteria(found: SoFar, tests: pd.DataFrame, resamples: int) -> Iterator[tup
             size = f"the number of parameters ranks better, by {whose}"
             yield space, task, *_criterion(size, gain, **more_by)
         own, (whose, *_) = _of(found.rho, space, task), beside
-        rho, after = _ends(_with_truth(found, task)), ""
-        if space == "darts":
-            rho, ceiling = own[_ENDS], own[["ceiling", "ceiling_low", "ceiling_high"]]
-            after = f", ceiling {_interval(*ceiling)}"
-        low = space == "darts" and own["ceiling"] < least
         words = f"ρ with {whose} below {least}"
-        yield space, task, *_criterion(words, rho, least, after=after, unless=low)
+        if space == "darts":
+            ceiling = own[["ceiling", "ceiling_low", "ceiling_high"]]
+            noise = dict(after=f", ceiling {_interval(*ceiling)}", unless=own["ceiling"] < least)
+            yield space, task, *_criterion(words, own[_ENDS], least, **noise)
+        else:
+            yield space, task, *_criterion(words, _ends(_with_truth(found, task)), least)
         x, y = (stats.seed_table(_scored(found), space, name) for name in ("cls", task))
         half = stats.better_half(x, y.reindex(x.index), resamples=resamples)
         behind = half.value - half.self, half.gap_low, half.gap_high
